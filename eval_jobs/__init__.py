@@ -1,0 +1,1 @@
+"""A meta-trained detector -> a tracker -> benchmark numbers. Ray tasks and MLflow."""

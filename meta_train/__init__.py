@@ -1,0 +1,1 @@
+"""Episodes -> a meta-trained detector. torch and Ray Train."""

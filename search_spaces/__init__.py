@@ -1,0 +1,1 @@
+"""Studies: the paper's ablations and searches beyond them. Ray Tune."""

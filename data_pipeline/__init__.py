@@ -1,1 +1,1 @@
-"""Raw videos -> 263x263 crops in Parquet -> episodes. NumPy, OpenCV, Arrow and Ray Data; no torch."""
+"""Raw videos -> 263x263 crops in Parquet -> episodes. NumPy, OpenCV, Arrow, Ray Data; no torch."""

@@ -46,7 +46,7 @@ class CropWindow:
 def context_size(sizes_px: Float[ndarray, "*batch 2"]) -> Float[ndarray, "*batch"]:
     """sqrt((w + p)(h + p)) with p = (w + h) / 2: the side of a target together with its context."""
     context = sizes_px.mean(axis=-1)
-    return np.sqrt((sizes_px[..., 0] + context) * (sizes_px[..., 1] + context))
+    return np.asarray(np.sqrt((sizes_px[..., 0] + context) * (sizes_px[..., 1] + context)))
 
 
 def search_window(box_in_image: Float[ndarray, "4"]) -> CropWindow:

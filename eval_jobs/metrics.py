@@ -1,0 +1,198 @@
+"""One-pass evaluation metrics, as the official OTB and LaSOT code computes them.
+
+Boxes here are rows ``x, y, w, h`` with 1-based pixel indices, exactly as in the benchmarks' files:
+the official validity rules look at those numbers. `to_official` converts from the project's xyxy.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from data_pipeline.boxes import xyxy_to_xywh
+
+SUCCESS_THRESHOLDS = np.linspace(0.0, 1.0, 21)
+"""Overlaps at which the success curve is read."""
+
+PRECISION_THRESHOLDS_PX = np.arange(51.0)
+"""Centre errors at which the precision curve is read."""
+
+NORMALIZED_THRESHOLDS = np.arange(51) * 0.01  # as MATLAB counts 0:0.01:0.5, to the last bit
+"""Centre errors, in target sizes, at which the normalised precision curve is read."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Curves:
+    """What one-pass evaluation measures on one sequence, or on average over many."""
+
+    success: Float[ndarray, "21"]
+    """Share of frames whose overlap exceeds `SUCCESS_THRESHOLDS`."""
+
+    precision: Float[ndarray, "51"]
+    """Share of frames whose centre error is at most `PRECISION_THRESHOLDS_PX`."""
+
+    normalized_precision: Float[ndarray, "51"]
+    """Share of frames whose centre error, divided by the target's size, is at most
+    `NORMALIZED_THRESHOLDS`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One number read from the curves, with what a reader needs to know to compare it."""
+
+    name: str
+    """How tables and MLflow call it."""
+
+    unit: str
+    """What 1.0 means."""
+
+    higher_is_better: bool
+    """Which way is better."""
+
+    read: Callable[[Curves], float]
+    """Takes the number from the curves."""
+
+
+AUC = Metric(
+    name="auc",
+    unit="mean of the success curve",
+    higher_is_better=True,
+    read=lambda curves: float(curves.success.mean()),
+)
+PRECISION_20 = Metric(
+    name="precision_20",
+    unit="share of frames within 20 px",
+    higher_is_better=True,
+    read=lambda curves: float(curves.precision[20]),
+)
+NORMALIZED_PRECISION_20 = Metric(
+    name="normalized_precision_20",
+    unit="share of frames within 0.20 target sizes",
+    higher_is_better=True,
+    read=lambda curves: float(curves.normalized_precision[20]),
+)
+
+
+def to_official(boxes: Float[ndarray, "frames 4"]) -> Float[ndarray, "frames 4"]:
+    """Boxes in xyxy, as the ``x, y, w, h`` rows of OTB's files, whose first pixel is (1, 1).
+
+    >>> to_official(np.array([[0.0, 0.0, 10.0, 20.0]]))
+    array([[ 1.,  1., 10., 20.]])
+    """
+    return xyxy_to_xywh(boxes) + np.array([1.0, 1.0, 0.0, 0.0])
+
+
+def otb_curves(predicted: Float[ndarray, "boxes 4"], truth: Float[ndarray, "frames 4"]) -> Curves:
+    """OTB's one-pass curves of one sequence (calcSeqErrRobust of the benchmark's toolkit).
+
+    A frame whose ground truth is not valid counts as a miss in success and as a hit in precision:
+    the official code's habit, kept so that numbers compare.
+
+    Args:
+        predicted: the tracker's boxes, one per frame, rows ``x, y, w, h``, 1-based; NaN where it
+            gave none.
+        truth: the annotated boxes, alike.
+
+    Raises:
+        ValueError: another number of boxes than annotations, or none at all.
+    """
+    return _curves(predicted, truth, counted=np.ones(len(truth), dtype=bool))
+
+
+def lasot_curves(
+    predicted: Float[ndarray, "boxes 4"],
+    truth: Float[ndarray, "frames 4"],
+    absent: Bool[ndarray, "flags"],
+) -> Curves:
+    """LaSOT's one-pass curves: OTB's, with absent frames left out of the hits.
+
+    The denominator stays the number of all frames, as in the official toolkit.
+
+    Raises:
+        ValueError: another number of boxes or flags than annotations, or none at all.
+    """
+    return _curves(predicted, truth, counted=~absent)
+
+
+def mean_curves(curves: Sequence[Curves]) -> Curves:
+    """Average over sequences, each with the same weight however long it is.
+
+    Raises:
+        ValueError: no sequence at all.
+    """
+    if not curves:
+        raise ValueError("an average needs at least one sequence, got none")
+    return Curves(
+        success=np.mean([each.success for each in curves], axis=0),
+        precision=np.mean([each.precision for each in curves], axis=0),
+        normalized_precision=np.mean([each.normalized_precision for each in curves], axis=0),
+    )
+
+
+def repair(
+    predicted: Float[ndarray, "frames 4"], truth: Float[ndarray, "frames 4"]
+) -> Float[ndarray, "frames 4"]:
+    """The boxes that are scored: row 0 is the ground truth, an invalid row repeats the one before.
+
+    A row is invalid where a number is NaN or the width or height is not positive. Where the ground
+    truth itself is NaN nothing is repeated.
+    """
+    with np.errstate(invalid="ignore"):
+        invalid = np.isnan(predicted).any(axis=1) | ~(predicted[:, 2:] > 0).all(axis=1)
+    repeats = invalid & ~np.isnan(truth).any(axis=1)
+    repeats[0] = False
+    source = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(predicted))))
+    boxes = predicted.copy()
+    boxes[0] = truth[0]
+    return boxes[source]
+
+
+def overlaps(
+    predicted: Float[ndarray, "frames 4"], truth: Float[ndarray, "frames 4"]
+) -> Float[ndarray, "frames"]:
+    """Intersection over union of ``x, y, w, h`` rows, frame by frame."""
+    near = np.maximum(predicted[:, :2], truth[:, :2])
+    far = np.minimum(predicted[:, :2] + predicted[:, 2:], truth[:, :2] + truth[:, 2:])
+    intersection = np.maximum(far - near, 0.0).prod(axis=1)
+    union = predicted[:, 2:].prod(axis=1) + truth[:, 2:].prod(axis=1) - intersection
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return intersection / union
+
+
+def centers(boxes: Float[ndarray, "frames 4"]) -> Float[ndarray, "frames 2"]:
+    """Central pixel of each ``x, y, w, h`` row: x + (w - 1) / 2."""
+    return boxes[:, :2] + (boxes[:, 2:] - 1) / 2
+
+
+def _curves(
+    predicted: Float[ndarray, "boxes 4"],
+    truth: Float[ndarray, "frames 4"],
+    counted: Bool[ndarray, "flags"],
+) -> Curves:
+    """The curves over all frames, hits taken from the ``counted`` ones."""
+    if not (len(predicted) == len(truth) == len(counted)) or len(truth) == 0:
+        raise ValueError(
+            "one box per annotated frame expected, at least one; got "
+            f"{len(predicted)} boxes for {len(truth)} annotations and {len(counted)} flags"
+        )
+    boxes = repair(predicted, truth)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        valid = (truth > 0).all(axis=1)
+        overlap = np.where(valid, overlaps(boxes, truth), -1.0)
+        error = np.where(valid, np.linalg.norm(centers(boxes) - centers(truth), axis=1), -1.0)
+        # Divided before they are subtracted: the official order, which decides ties.
+        scaled_difference = centers(boxes) / truth[:, 2:] - centers(truth) / truth[:, 2:]
+        scaled = np.where(valid, np.linalg.norm(scaled_difference, axis=1), -1.0)
+    return Curves(
+        success=_share(overlap[counted, None] > SUCCESS_THRESHOLDS, len(truth)),
+        precision=_share(error[counted, None] <= PRECISION_THRESHOLDS_PX, len(truth)),
+        normalized_precision=_share(scaled[counted, None] <= NORMALIZED_THRESHOLDS, len(truth)),
+    )
+
+
+def _share(
+    hits: Bool[ndarray, "counted thresholds"], num_frames: int
+) -> Float[ndarray, "thresholds"]:
+    return hits.sum(axis=0) / num_frames

@@ -113,7 +113,11 @@ def test_a_worker_logs_to_the_drivers_run_from_its_handle(store: MlflowConfig) -
     worker.log_metrics({"loss": 1.0}, 0)
     worker.log_metrics({"loss": 2.0}, 0)
     worker.close()
-    assert stored(driver, "loss") == [(0, 1.0)]
+    restarted = RunLog.attach(driver.handle)
+    restarted.log_metrics({"loss": 3.0}, 0)
+    restarted.log_metrics({"loss": 4.0}, 1)
+    restarted.close()
+    assert stored(driver, "loss") == [(0, 1.0), (1, 4.0)]
 
 
 def test_an_outage_delays_points_and_loses_none(
@@ -133,19 +137,20 @@ def test_an_outage_delays_points_and_loses_none(
     assert stored(run, "other") == [(1, 7.0)]
 
 
-def test_a_call_that_failed_after_it_stored_is_not_stored_twice(
+def test_a_call_that_failed_after_it_stored_is_not_sent_again(
     store: MlflowConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, send = start(store), run_store.send_points
+    run, send, sent = start(store), run_store.send_points, []
 
-    def store_then_time_out(*args: object) -> None:
-        send(*args)  # type: ignore[arg-type]
+    def store_then_time_out(client: MlflowClient, run_id: str, points: list[Point]) -> None:
+        sent.extend(points)
+        send(client, run_id, points)
         raise TimeoutError("no answer")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(run_store, "send_points", store_then_time_out)
-        run.log_metrics({"loss": 1.0}, 1)
+    monkeypatch.setattr(run_store, "send_points", store_then_time_out)
+    run.log_metrics({"loss": 1.0}, 1)
     run.finish()
+    assert len(sent) == 1
     assert stored(run, "loss") == [(1, 1.0)]
 
 

@@ -1,0 +1,260 @@
+"""The meta-loss (Eqn. 2-4) and its gradient, in first and in second order.
+
+`unrolled_meta_loss` is Eqn. 4 written down: one graph through all inner steps. `meta_gradient`
+gives the same gradient without that graph, pair by pair and step by step:
+
+- whatever does not adapt runs once per image, up to the boundary of what adapts; the gradients that
+  arrive there flow back through it once, at the end;
+- theta_0 is common to all pairs, so its query loss is one ordinary batch;
+- first order frees each step's graph at once; second order keeps one local graph per step and goes
+  back through them by Hessian-vector products.
+
+Shapes: P pairs, N images, K inner steps.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from data_pipeline.episodes import EpisodeBatch
+from meta_train.detectors import Detector
+from meta_train.detectors.backbone import BRANCHES, Weights
+from meta_train.detectors.network import (
+    Adapts,
+    Features,
+    adapted_names,
+    branch_features,
+    trunk_features,
+)
+from meta_train.inner_loop import losses, mean_loss, step
+from meta_train.kernel_rates import Rates, expand
+from meta_train.task_gradient import (
+    Task,
+    TaskGradient,
+    first_order,
+    query_gradient,
+    second_order,
+)
+
+Learns = Literal["head", "head+block4", "all"]
+"""The part of the network whose first weights the outer loop learns."""
+
+
+class Episodes(NamedTuple):
+    """P episodes as tensors: a pair of images each, the first zoomed three ways."""
+
+    support_images: UInt8[Tensor, "P S 3 H W"]
+    support_boxes: Float[Tensor, "P S 4"]
+    query_images: UInt8[Tensor, "P Q 3 H W"]
+    query_boxes: Float[Tensor, "P Q 4"]
+    query_present: Bool[Tensor, "P Q"]
+
+
+class MetaGradient(NamedTuple):
+    """Sums over pairs, so that shares of a batch add up; divide by ``num_pairs`` for the mean."""
+
+    weights: Weights
+    """d meta-loss / d theta_0, for each weight that the outer loop learns."""
+
+    rates: Rates
+    """d meta-loss / d alpha, for each rate."""
+
+    query_losses: dict[str, Float[Tensor, "steps"]]
+    """Each branch's query loss at theta_0..theta_K, summed over pairs."""
+
+    num_pairs: int
+
+
+def to_episodes(batch: EpisodeBatch, device: torch.device, dtype: torch.dtype) -> Episodes:
+    """A batch of episodes as tensors, boxes in the network's precision."""
+
+    def image(array: Any) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True).movedim(-1, -3)
+
+    def box(array: Any) -> Tensor:
+        return torch.from_numpy(array).to(device, dtype, non_blocking=True)
+
+    return Episodes(
+        image(batch.support_images),
+        box(batch.support_boxes),
+        image(batch.query_images),
+        box(batch.query_boxes),
+        torch.from_numpy(batch.query_present).to(device, non_blocking=True),
+    )
+
+
+def learned_weights(weights: Weights, learns: Learns) -> list[str]:
+    """Names of the weights whose start the outer loop learns."""
+    if learns == "all":
+        return list(weights)
+    parts = (".head.", ".block4.") if learns == "head+block4" else (".head.",)
+    return [name for name in weights if any(part in name for part in parts)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterStep:
+    """What one meta-gradient depends on besides weights, rates and data."""
+
+    gammas: tuple[float, ...]
+    """gamma_0..gamma_K of Eqn. 4; their number sets the number of inner steps."""
+
+    adapts: Adapts
+    """The part that the inner loop changes."""
+
+    learns: Learns
+    """The part that the outer loop changes."""
+
+    second_order: bool
+    """Differentiate through the inner gradients, or take them as constants (first order)."""
+
+
+def unrolled_meta_loss(
+    detector: Detector, weights: Weights, rates: Rates, episodes: Episodes, setup: OuterStep
+) -> Float[Tensor, ""]:
+    """Eqn. 4 as it stands, summed over pairs, with its whole graph: the reference for the tests."""
+    total = weights["trunk.conv1.weight"].new_zeros(())
+    for pair in range(len(episodes.support_images)):
+        images = torch.cat([episodes.support_images[pair], episodes.query_images[pair]])
+        shared = trunk_features(weights, images)
+        features = branch_features(detector.network, weights, shared, setup.adapts)
+        num_support = len(episodes.support_images[pair])
+        support = {branch: x[:num_support] for branch, x in features.items()}
+        query = {branch: x[num_support:] for branch, x in features.items()}
+        one = Episodes(*(field[pair : pair + 1] for field in episodes))
+        query_labels, support_labels = label_episodes(detector, one)
+
+        names = adapted_names(weights, setup.adapts, tuple(features))
+        adapted = {name: weights[name] for name in names}
+        alpha = expand(rates, adapted)
+        for k, gamma in enumerate(setup.gammas):
+            theta = weights | adapted
+            by_branch = losses(detector, theta, query, query_labels, setup.adapts)
+            total = total + gamma * mean_loss(by_branch)
+            if k == len(setup.gammas) - 1:
+                break
+            loss = mean_loss(losses(detector, theta, support, support_labels, setup.adapts))
+            gradients = torch.autograd.grad(
+                loss, list(adapted.values()), create_graph=setup.second_order, retain_graph=True
+            )
+            adapted = step(adapted, gradients, alpha)
+    return total
+
+
+def meta_gradient(
+    detector: Detector, weights: Weights, rates: Rates, episodes: Episodes, setup: OuterStep
+) -> MetaGradient:
+    """The gradient of Eqn. 4 for theta_0 and alpha, summed over the pairs.
+
+    Exact in both orders: it equals the gradient of `unrolled_meta_loss`.
+    """
+    names = adapted_names(weights, setup.adapts, BRANCHES)
+    learned = learned_weights(weights, setup.learns)
+    upstream = [name for name in learned if name not in names]  # learned, but before the boundary
+    fixed = {name: weight.detach() for name, weight in weights.items()}
+    leaves = {name: fixed[name].clone().requires_grad_() for name in upstream}
+    rate_leaves = {name: rate.detach().requires_grad_() for name, rate in rates.items()}
+    theta_0 = {name: fixed[name] for name in names}
+    expanded = expand(rate_leaves, theta_0)
+    alpha = {name: rate.detach() for name, rate in expanded.items()}
+
+    num_pairs, num_queries = episodes.query_present.shape
+    query = _boundary(detector, fixed | leaves, episodes.query_images, setup.adapts)
+    with torch.set_grad_enabled(setup.second_order):
+        support = _boundary(detector, fixed | leaves, episodes.support_images, setup.adapts)
+    query_labels, support_labels = label_episodes(detector, episodes)
+
+    def loss(adapted: Weights, features: Features, labels: Any) -> dict[str, Tensor]:
+        return losses(detector, fixed | adapted, features, labels, setup.adapts)
+
+    everything = {branch: _cut(x).flatten(0, 1) for branch, x in query.items()}
+    start = query_gradient(loss, theta_0, everything, query_labels, setup.gammas[0] * num_pairs)
+    follow = second_order if setup.second_order else first_order
+    tasks = [
+        follow(
+            loss,
+            theta_0,
+            alpha,
+            Task(
+                {branch: _cut(x[pair]) for branch, x in support.items()},
+                _rows(support_labels, pair, num_pairs),
+                {branch: _cut(x[pair]) for branch, x in query.items()},
+                _rows(query_labels, pair, num_pairs),
+            ),
+            setup.gammas,
+        )
+        for pair in range(num_pairs)
+    ]
+
+    by_theta = [
+        torch.stack(each).sum(0)
+        for each in zip(start.weights, *(task.weights for task in tasks), strict=True)
+    ]
+    gradients = dict(zip(names, by_theta, strict=True))
+    if upstream:
+        ends = list(query.values())
+        arrived = [
+            first.unflatten(0, (num_pairs, num_queries)) + torch.stack(each)
+            for first, *each in zip(start.query, *(task.query for task in tasks), strict=True)
+        ]
+        if setup.second_order:
+            ends += support.values()
+            arrived += [torch.stack(e) for e in zip(*(t.support for t in tasks), strict=True)]
+        found = torch.autograd.grad(ends, list(leaves.values()), arrived)
+        gradients |= dict(zip(upstream, found, strict=True))
+    by_alpha = [torch.stack(each).sum(0) for each in zip(*(t.alpha for t in tasks), strict=True)]
+    by_rate = torch.autograd.grad(list(expanded.values()), list(rate_leaves.values()), by_alpha)
+    return MetaGradient(
+        weights={name: gradients[name] for name in learned},
+        rates=dict(zip(rates, by_rate, strict=True)),
+        query_losses=_losses_by_step(start, tasks),
+        num_pairs=num_pairs,
+    )
+
+
+def label_episodes(detector: Detector, episodes: Episodes) -> tuple[Any, Any]:
+    """Labels of all query images and of all support images, (P * Q) and (P * S)."""
+    support = episodes.support_boxes.flatten(0, 1)
+    return (
+        detector.label(episodes.query_boxes.flatten(0, 1), episodes.query_present.flatten()),
+        detector.label(support, torch.ones(len(support), dtype=torch.bool, device=support.device)),
+    )
+
+
+def _boundary(
+    detector: Detector,
+    weights: Weights,
+    images: UInt8[Tensor, "P N 3 H W"],
+    adapts: Adapts,
+) -> Features:
+    """Features of all images at the boundary of what adapts: (P, N, C, h, w) in each branch."""
+    shared = trunk_features(weights, images.flatten(0, 1))
+    features = branch_features(detector.network, weights, shared, adapts)
+    pairs, count = images.shape[:2]
+    return {branch: x.reshape(pairs, count, *x.shape[1:]) for branch, x in features.items()}
+
+
+def _cut(features: Tensor) -> Tensor:
+    """The same values, cut from their graph; a leaf where that graph wants gradients."""
+    return features.detach().requires_grad_(features.requires_grad)
+
+
+def _rows(labels: Any, pair: int, num_pairs: int) -> Any:
+    """One pair's rows of labels that hold all pairs' images one after another."""
+    return type(labels)(*(field.unflatten(0, (num_pairs, -1))[pair] for field in labels))
+
+
+def _losses_by_step(start: TaskGradient, tasks: list[TaskGradient]) -> dict[str, Tensor]:
+    """Each branch's query loss at theta_0..theta_K, summed over tasks: (K + 1,)."""
+    return {
+        branch: torch.stack(
+            [values[0] * len(tasks)]
+            + [
+                torch.stack(each).sum()
+                for each in zip(*(t.query_losses[branch] for t in tasks), strict=True)
+            ]
+        )
+        for branch, values in start.query_losses.items()
+    }

@@ -1,0 +1,390 @@
+"""The Parquet schema: the contract between the CPU half and the GPU half of the project.
+
+A folder of shards holds ``shard-00000.parquet`` ..., ``index.parquet`` with one entry per row of
+all shards, and ``manifest.json``, which is written last: a folder with a manifest is complete.
+A row is a chunk of one track, so that pairs of frames can be drawn inside a row. Folders are local
+paths or URIs that pyarrow knows (``s3://bucket/path``).
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+
+from data_pipeline.crops import CROP_SIZE_PX
+from data_pipeline.storage import atomic_output, open_folder
+
+SCHEMA_VERSION = 1
+"""Rises whenever the columns or their meaning change."""
+
+MANIFEST_FILE = "manifest.json"
+INDEX_FILE = "index.parquet"
+
+ROWS_PER_GROUP = 8
+BYTES_PER_GROUP = 2 * 1024**2
+
+_BOX = pa.list_(pa.float32(), 4)
+
+ARROW_SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("video", pa.string()),
+        ("target", pa.string()),
+        ("category", pa.string()),
+        ("is_still", pa.bool_()),
+        ("chunk", pa.int32()),
+        ("frame_numbers", pa.list_(pa.int32())),
+        ("centred_images", pa.list_(pa.binary())),
+        ("centred_boxes", pa.list_(_BOX)),
+        ("view_images", pa.list_(pa.list_(pa.binary()))),
+        ("view_boxes", pa.list_(pa.list_(_BOX))),
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
+)
+"""Columns of a shard; images are JPEG files, boxes xyxy in the crop's pixels."""
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("row_group", pa.int32()),
+        ("row_in_group", pa.int32()),
+        ("dataset", pa.string()),
+        ("video", pa.string()),
+        ("target", pa.string()),
+        ("chunk", pa.int32()),
+        ("num_frames", pa.int32()),
+        ("is_still", pa.bool_()),
+        ("category", pa.string()),
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
+)
+"""Columns of the index: where each row of the shards lies, and what it is."""
+
+
+class ShardError(ValueError):
+    """A folder of shards is not what the schema promises; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrackChunk:
+    """A row: up to 64 frames of one track, each as a centred crop and several moved views."""
+
+    dataset: str
+    """Which reader it came from."""
+
+    video: str
+    """The video's (or image's) name, unique within the dataset."""
+
+    target: str
+    """Which target of the video."""
+
+    category: str
+    """The object's class; empty where the dataset names none."""
+
+    is_still: bool
+    """An object in a single image: it pairs with itself."""
+
+    chunk: int
+    """Which part of the track, from 0."""
+
+    frame_numbers: Int[ndarray, "frames"]
+    """Position of each frame in the original video."""
+
+    centred_images: tuple[bytes, ...]
+    """Per frame, the JPEG of the crop about the box."""
+
+    centred_boxes: Float[ndarray, "frames 4"]
+    """The box in the centred crop, xyxy, pixels."""
+
+    view_images: tuple[tuple[bytes, ...], ...]
+    """Per frame, the JPEGs of the moved and scaled views."""
+
+    view_boxes: Float[ndarray, "frames views 4"]
+    """The box in each view, xyxy, pixels; it may reach outside."""
+
+    def __post_init__(self) -> None:
+        counts = {
+            "frame_numbers": len(self.frame_numbers),
+            "centred_images": len(self.centred_images),
+            "centred_boxes": len(self.centred_boxes),
+            "view_images": len(self.view_images),
+            "view_boxes": len(self.view_boxes),
+        }
+        views = {len(images) for images in self.view_images} | {self.view_boxes.shape[1]}
+        if len(set(counts.values())) != 1 or len(views) != 1 or not len(self.frame_numbers):
+            raise ShardError(
+                f"{self.dataset}/{self.video}, chunk {self.chunk}: at least one frame and an entry "
+                f"per frame and view expected everywhere, got {counts} and views {sorted(views)}. "
+                "Run data_pipeline/preprocess.py again into a new folder."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetCounts:
+    """How much of one dataset a folder of shards holds."""
+
+    videos: int
+    """Videos, or images of a dataset of stills."""
+
+    tracks: int
+    """Targets."""
+
+    rows: int
+    """Chunks."""
+
+    frames: int
+    """Frames, each once per target."""
+
+    images: int
+    """JPEGs: frames times (1 + views)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a complete folder of shards holds."""
+
+    schema_version: int
+    """`SCHEMA_VERSION` of the code that wrote it."""
+
+    num_views: int
+    """Moved views per frame, beside the centred one."""
+
+    jpeg_quality: int
+    """Of the crops."""
+
+    seed: int
+    """From which the views were drawn."""
+
+    counts: dict[str, DatasetCounts]
+    """By dataset."""
+
+    bytes: int
+    """Size of all shards."""
+
+    fingerprint: str
+    """Hex digest of the rows' content: equal for equal rows in equal shards."""
+
+
+def decode(jpeg: bytes) -> UInt8[ndarray, "263 263 3"]:
+    """A crop's pixels, RGB.
+
+    Raises:
+        ShardError: the bytes are not a JPEG of a crop.
+    """
+    buffer = np.frombuffer(jpeg, dtype=np.uint8)
+    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
+    if image is None or image.shape != (CROP_SIZE_PX, CROP_SIZE_PX, 3):
+        got = "bytes that do not decode" if image is None else f"an image of shape {image.shape}"
+        raise ShardError(
+            f"a JPEG of {CROP_SIZE_PX}x{CROP_SIZE_PX} pixels expected, got {got} "
+            f"({buffer.size} bytes). The shard is damaged: delete it and run "
+            "data_pipeline/preprocess.py again."
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class ShardWriter:
+    """Writes one shard; use it inside `atomic_output`.
+
+    Rows are gathered into row groups of at most 8 rows and about 2 MB: what a reader loads at once.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._writer = pq.ParquetWriter(
+            stream, ARROW_SCHEMA, compression="NONE", use_dictionary=False, write_statistics=False
+        )
+        self._rows: list[dict[str, Any]] = []
+        self._num_bytes = 0
+        self._digest = hashlib.sha256()
+
+    def write(self, chunk: TrackChunk) -> None:
+        """Adds a row."""
+        row = _to_row(chunk)
+        images = [*chunk.centred_images, *(jpeg for view in chunk.view_images for jpeg in view)]
+        num_bytes = sum(map(len, images))
+        if self._rows and self._num_bytes + num_bytes > BYTES_PER_GROUP:
+            self._flush()
+        self._rows.append(row)
+        self._num_bytes += num_bytes
+        if len(self._rows) == ROWS_PER_GROUP:
+            self._flush()
+        text = {key: value for key, value in row.items() if not key.endswith("images")}
+        self._digest.update(json.dumps(text, sort_keys=True).encode())
+        for jpeg in images:
+            self._digest.update(jpeg)
+
+    def close(self, notes: dict[str, Any]) -> None:
+        """Ends the shard; ``notes`` and a digest of the rows go into its footer as JSON."""
+        self._flush()
+        footer = {"digest": self._digest.hexdigest(), **notes}
+        self._writer.add_key_value_metadata({"notes": json.dumps(footer)})
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=ARROW_SCHEMA))
+        self._rows, self._num_bytes = [], 0
+
+
+def _to_row(chunk: TrackChunk) -> dict[str, Any]:
+    return {
+        "dataset": chunk.dataset,
+        "video": chunk.video,
+        "target": chunk.target,
+        "category": chunk.category,
+        "is_still": chunk.is_still,
+        "chunk": chunk.chunk,
+        "frame_numbers": chunk.frame_numbers.tolist(),
+        "centred_images": list(chunk.centred_images),
+        "centred_boxes": chunk.centred_boxes.astype(np.float32).tolist(),
+        "view_images": [list(images) for images in chunk.view_images],
+        "view_boxes": chunk.view_boxes.astype(np.float32).tolist(),
+    }
+
+
+def _to_chunk(row: dict[str, Any]) -> TrackChunk:
+    num_frames = len(row["frame_numbers"])
+    views = np.array(row["view_boxes"], dtype=np.float32)
+    return TrackChunk(
+        dataset=row["dataset"],
+        video=row["video"],
+        target=row["target"],
+        category=row["category"],
+        is_still=row["is_still"],
+        chunk=row["chunk"],
+        frame_numbers=np.array(row["frame_numbers"], dtype=np.int32),
+        centred_images=tuple(row["centred_images"]),
+        centred_boxes=np.array(row["centred_boxes"], dtype=np.float32).reshape(-1, 4),
+        view_images=tuple(tuple(images) for images in row["view_images"]),
+        view_boxes=views.reshape(num_frames, -1, 4),
+    )
+
+
+def read_chunks(folder: str, shard: str, row_group: int) -> list[TrackChunk]:
+    """The rows of one row group.
+
+    Raises:
+        ShardError: the shard is missing, cut short, or of another schema.
+    """
+    with _opened(folder, shard) as file:
+        if not 0 <= row_group < file.num_row_groups:
+            raise ShardError(
+                f"{folder}/{shard}: row group {row_group} expected, the shard has "
+                f"{file.num_row_groups}. The index does not fit it: run "
+                "data_pipeline/preprocess.py again."
+            )
+        return [_to_chunk(row) for row in file.read_row_group(row_group).to_pylist()]
+
+
+def read_notes(folder: str, shard: str) -> dict[str, Any]:
+    """What the footer of a shard says about it: a digest of its rows, and counts."""
+    with _opened(folder, shard) as file:
+        notes = file.metadata.metadata.get(b"notes")
+    if notes is None:
+        raise ShardError(
+            f"{folder}/{shard}: notes in the footer expected, there are none. It is no work of "
+            "data_pipeline/preprocess.py: remove it and run that again."
+        )
+    return json.loads(notes)
+
+
+def index_shard(folder: str, shard: str) -> pa.Table:
+    """The index entries of one shard, read from its small columns."""
+    columns = ["dataset", "video", "target", "category", "is_still", "chunk", "frame_numbers"]
+    entries = []
+    with _opened(folder, shard) as file:
+        for group in range(file.num_row_groups):
+            for position, row in enumerate(file.read_row_group(group, columns=columns).to_pylist()):
+                row["num_frames"] = len(row.pop("frame_numbers"))
+                entries.append(
+                    {"shard": shard, "row_group": group, "row_in_group": position, **row}
+                )
+    return pa.Table.from_pylist(entries, schema=INDEX_SCHEMA)
+
+
+def read_index(folder: str) -> pa.Table:
+    """One entry per row of all shards (`INDEX_SCHEMA`), in the shards' order."""
+    with _opened(folder, INDEX_FILE) as file:
+        return file.read()
+
+
+def read_manifest(folder: str) -> Manifest:
+    """What a folder of shards holds.
+
+    Raises:
+        ShardError: there is no manifest, or one of another schema version.
+    """
+    filesystem, path = open_folder(folder)
+    try:
+        with filesystem.open_input_stream(f"{path}/{MANIFEST_FILE}") as stream:
+            content = json.loads(stream.read())
+        version = content["schema_version"]
+        counts = content["counts"]
+    except FileNotFoundError as error:
+        raise ShardError(
+            f"{folder}/{MANIFEST_FILE}: the manifest of complete shards expected, there is none. "
+            "Either the path is wrong or the preprocessing has not ended: run "
+            "data_pipeline/preprocess.py with this output folder (again); it goes on where it was."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ShardError(
+            f"{folder}/{MANIFEST_FILE}: a manifest expected, it does not parse "
+            f"({type(error).__name__}: {error}). Run data_pipeline/preprocess.py again."
+        ) from error
+    _expect_version(f"{folder}/{MANIFEST_FILE}", version)
+    try:
+        content["counts"] = {name: DatasetCounts(**entry) for name, entry in counts.items()}
+        return Manifest(**content)
+    except (TypeError, AttributeError) as error:
+        raise ShardError(
+            f"{folder}/{MANIFEST_FILE}: the fields of Manifest expected ({error}). "
+            "Run data_pipeline/preprocess.py again into a new folder."
+        ) from error
+
+
+def write_manifest(folder: str, manifest: Manifest) -> None:
+    """Ends the writing of a folder of shards."""
+    filesystem, path = open_folder(folder)
+    with atomic_output(filesystem, f"{path}/{MANIFEST_FILE}") as stream:
+        stream.write((json.dumps(dataclasses.asdict(manifest), indent=2) + "\n").encode())
+
+
+def _expect_version(path: str, version: object) -> None:
+    if str(version) != str(SCHEMA_VERSION):
+        raise ShardError(
+            f"{path}: schema version {SCHEMA_VERSION} expected, got {version}. The shards were "
+            "written by another version of this project: run data_pipeline/preprocess.py again "
+            "into a new folder."
+        )
+
+
+@contextmanager
+def _opened(folder: str, name: str) -> Iterator[Any]:
+    """A Parquet file of ours; whatever Arrow finds wrong with it becomes a `ShardError`."""
+    filesystem, path = open_folder(folder)
+    try:
+        with filesystem.open_input_file(f"{path}/{name}") as stream, pq.ParquetFile(stream) as file:
+            metadata = file.schema_arrow.metadata or {}
+            _expect_version(f"{folder}/{name}", metadata.get(b"schema_version", b"none").decode())
+            yield file
+    except FileNotFoundError as error:
+        raise ShardError(
+            f"{folder}/{name}: a Parquet file expected, there is none. Run "
+            "data_pipeline/preprocess.py with this output folder (again)."
+        ) from error
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(
+            f"{folder}/{name}: a whole Parquet file expected, it cannot be read ({error}). It is "
+            "cut short or damaged: delete it and manifest.json, and run "
+            "data_pipeline/preprocess.py again."
+        ) from error

@@ -161,9 +161,9 @@ def meta_gradient(
     alpha = {name: rate.detach() for name, rate in expanded.items()}
 
     num_pairs, num_queries = episodes.query_present.shape
-    query = _boundary(detector, fixed | leaves, episodes.query_images, setup.adapts)
+    query = boundary_features(detector, fixed | leaves, episodes.query_images, setup.adapts)
     with torch.set_grad_enabled(setup.second_order):
-        support = _boundary(detector, fixed | leaves, episodes.support_images, setup.adapts)
+        support = boundary_features(detector, fixed | leaves, episodes.support_images, setup.adapts)
     query_labels, support_labels = label_episodes(detector, episodes)
 
     def loss(adapted: Weights, features: Features, labels: Any) -> dict[str, Tensor]:
@@ -214,6 +214,23 @@ def meta_gradient(
     )
 
 
+def added(parts: list[MetaGradient]) -> MetaGradient:
+    """Gradients of shares of a batch, as the gradient of the batch."""
+
+    def field(name: str) -> dict[str, Tensor]:
+        keys = getattr(parts[0], name)
+        return {
+            key: torch.stack([getattr(part, name)[key] for part in parts]).sum(0) for key in keys
+        }
+
+    return MetaGradient(
+        weights=field("weights"),
+        rates=field("rates"),
+        query_losses=field("query_losses"),
+        num_pairs=sum(part.num_pairs for part in parts),
+    )
+
+
 def label_episodes(detector: Detector, episodes: Episodes) -> tuple[Any, Any]:
     """Labels of all query images and of all support images, (P * Q) and (P * S)."""
     support = episodes.support_boxes.flatten(0, 1)
@@ -223,7 +240,7 @@ def label_episodes(detector: Detector, episodes: Episodes) -> tuple[Any, Any]:
     )
 
 
-def _boundary(
+def boundary_features(
     detector: Detector,
     weights: Weights,
     images: UInt8[Tensor, "P N 3 H W"],

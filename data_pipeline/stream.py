@@ -1,0 +1,155 @@
+"""Shards -> lanes -> batches of episodes, in the process that trains.
+
+A batch of P pairs is fed by P lanes, and pair number ``count`` of lane ``lane`` is a function of
+(seed, lane, count) and of nothing else. So the samples do not depend on the number of workers
+(worker w of W takes lanes w, w + W, ...), and a run resumes exactly where it stopped: its position
+in the data is a count. A lane goes through blocks: a few rows drawn from all shards, from which it
+takes some pairs, negatives included, before it reads the next few.
+"""
+
+import contextlib
+import itertools
+import queue
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from data_pipeline.episodes import Episode, EpisodeBatch, Sample, make_episode, stack
+from data_pipeline.sampling import (
+    SamplingConfig,
+    Split,
+    TrackTable,
+    draw_partner,
+    draw_second_frame,
+)
+from data_pipeline.shards import ShardError, TrackChunk, decode, read_chunks, read_index
+
+
+class EpisodeStream:
+    """The episodes of one split of a folder of shards, each at its (lane, count)."""
+
+    def __init__(self, folder: str, config: SamplingConfig, *, split: Split, seed: int) -> None:
+        """Reads the index, no images.
+
+        Raises:
+            ShardError: the folder holds no complete shards, or none of this split.
+        """
+        self.table = TrackTable(read_index(folder), split, config)
+        self._folder = folder
+        self._config = config
+        self._seed = seed
+        self._blocks: dict[int, tuple[int, list[TrackChunk]]] = {}  # lane -> its current block
+
+    def episode(self, lane: int, count: int) -> Episode:
+        """Pair number ``count`` of a lane."""
+        rows = self._block(lane, count // self._config.pairs_per_block)
+        rng = np.random.default_rng((self._seed, lane, count))
+        first = int(rng.integers(len(rows)))
+        row = rows[first]
+        shares = self._config.still_pairs if row.is_still else self._config.video_pairs
+        partner = draw_partner(rows, first, shares, rng)
+        frame = int(rng.integers(len(row.frame_numbers)))
+        if partner == first:
+            distance = self._config.max_distance_frames
+            other_frame = draw_second_frame(row.frame_numbers, frame, distance, rng)
+        else:
+            other_frame = int(rng.integers(len(rows[partner].frame_numbers)))
+        return make_episode(
+            Sample(decode(row.centred_images[frame]), row.centred_boxes[frame]),
+            _view(rows[partner], other_frame, rng),
+            same_target=partner == first,
+            is_still=row.is_still,
+            config=self._config.augmentation,
+            rng=rng,
+        )
+
+    def _block(self, lane: int, number: int) -> list[TrackChunk]:
+        """The rows that a lane draws from at its block ``number``."""
+        current = self._blocks.get(lane)
+        if current is None or current[0] != number:
+            rng = np.random.default_rng((self._seed, lane, number, 1))
+            places = [self.table.draw(rng) for _ in range(self._config.rows_per_block)]
+            current = number, [self._read(*place) for place in places]
+            self._blocks[lane] = current
+        return current[1]
+
+    def _read(self, shard: str, row_group: int, row_in_group: int) -> TrackChunk:
+        rows = read_chunks(self._folder, shard, row_group)
+        if row_in_group >= len(rows):
+            raise ShardError(
+                f"{self._folder}/{shard}: row group {row_group} holds {len(rows)} rows, the index "
+                f"expects row {row_in_group}. Run data_pipeline/preprocess.py again."
+            )
+        return rows[row_in_group]
+
+
+def _view(row: TrackChunk, frame: int, rng: np.random.Generator) -> Sample:
+    """One of a frame's moved views; the centred one where the shards hold no others."""
+    images = row.view_images[frame]
+    if not images:
+        return Sample(decode(row.centred_images[frame]), row.centred_boxes[frame])
+    view = int(rng.integers(len(images)))
+    return Sample(decode(images[view]), row.view_boxes[frame][view])
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: BaseException
+
+
+def batches(
+    stream: EpisodeStream,
+    lanes: Sequence[int],
+    *,
+    start: int = 0,
+    num_threads: int = 2,
+    num_ahead: int = 2,
+) -> Generator[EpisodeBatch, None, None]:
+    """Batch after batch, without end: batch i holds pair i of each lane.
+
+    Args:
+        stream: where the episodes come from.
+        lanes: this worker's lanes.
+        start: number of the first batch; the position to resume from.
+        num_threads: threads that read and decode (OpenCV and Arrow release the interpreter's lock).
+        num_ahead: batches that are made before they are asked for.
+
+    Raises:
+        ShardError: a shard does not read, at the batch that needs it.
+    """
+    cv2.setNumThreads(1)
+    made: queue.Queue[EpisodeBatch | _Failure] = queue.Queue(maxsize=num_ahead)
+    stopped = threading.Event()
+
+    def offer(item: EpisodeBatch | _Failure) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                made.put(item, timeout=0.1)
+                return
+
+    def produce() -> None:
+        try:
+            with ThreadPoolExecutor(num_threads) as pool:
+                for count in itertools.count(start):
+                    if stopped.is_set():
+                        return
+                    counts = itertools.repeat(count)
+                    offer(stack(list(pool.map(stream.episode, lanes, counts))))
+        except BaseException as error:  # delivered to the consumer, who raises it
+            offer(_Failure(error))
+
+    thread = threading.Thread(target=produce, name="episode-stream", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = made.get()
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item
+    finally:
+        stopped.set()
+        thread.join(timeout=10)

@@ -1,0 +1,147 @@
+"""Checkpoints: a folder with the tensors, the config and a digest that proves them whole."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meta_train.detectors.backbone import Weights
+from meta_train.kernel_rates import Rates
+from meta_train.learner import Learner
+from meta_train.train_config import TrainConfig, from_json, to_json
+
+FORMAT_VERSION = 1
+_STATE, _CONFIG, _MANIFEST = "state.pt", "config.json", "checkpoint.json"
+
+
+class CheckpointError(ValueError):
+    """A folder is not a whole checkpoint; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """Everything that a run needs to go on as if it had never stopped."""
+
+    config: TrainConfig
+    """Of the run that wrote it."""
+
+    weights: Weights
+    """theta_0."""
+
+    rates: Rates
+    """alpha."""
+
+    optimizer: dict[str, Any]
+    """Adam's state dict; empty where only the result counts."""
+
+    iteration: int
+    """Outer steps that have been taken; also every lane's position in the data."""
+
+    @property
+    def learner(self) -> Learner:
+        """What tracking needs of it."""
+        return Learner(
+            config=self.config.detector,
+            adapts=self.config.inner_loop.adapts,
+            weights=self.weights,
+            rates=self.rates,
+        )
+
+
+def save(checkpoint: Checkpoint, folder: Path) -> Path:
+    """Writes a checkpoint; the folder appears whole or not at all. An old one there is replaced."""
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    state = {
+        "weights": checkpoint.weights,
+        "rates": checkpoint.rates,
+        "optimizer": checkpoint.optimizer,
+    }
+    torch.save(state, partial / _STATE)
+    (partial / _CONFIG).write_text(to_json(checkpoint.config))
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "iteration": checkpoint.iteration,
+        "sha256": {name: _digest(partial / name) for name in (_STATE, _CONFIG)},
+    }
+    (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    return folder
+
+
+def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
+    """A checkpoint, checked against its digests. Unpickles nothing but tensors.
+
+    Raises:
+        CheckpointError: the folder is missing, cut short, changed, or of another format.
+    """
+    folder = Path(folder)
+    manifest = _manifest(folder)
+    for name, expected in manifest["sha256"].items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing; the checkpoint is not whole. Use another one.")
+        if _digest(path) != expected:
+            raise CheckpointError(
+                f"{path}: its content does not match the digest in {_MANIFEST}; it was cut "
+                "short or changed. Use another checkpoint."
+            )
+    state = torch.load(folder / _STATE, map_location=device, weights_only=True)
+    return Checkpoint(
+        config=from_json((folder / _CONFIG).read_text()),
+        weights=state["weights"],
+        rates=state["rates"],
+        optimizer=state["optimizer"],
+        iteration=manifest["iteration"],
+    )
+
+
+def load_learner(folder: Path | str, device: torch.device | str = "cpu") -> Learner:
+    """The detector of a checkpoint, ready to become a tracker.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    return load(folder, device).learner
+
+
+def content_digest(folder: Path | str) -> str:
+    """A digest of a checkpoint's content, the same for the same weights and config.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint.
+    """
+    digests = _manifest(Path(folder))["sha256"]
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / _MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        version, complete = manifest["format_version"], {"iteration", "sha256"} <= manifest.keys()
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: not found; expected the folder of a checkpoint, such as runs/RUN_ID/best"
+        ) from error
+    except (ValueError, KeyError, TypeError, OSError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint's manifest ({error})") from error
+    if version != FORMAT_VERSION or not complete:
+        raise CheckpointError(
+            f"{path}: expected format version {FORMAT_VERSION}, got {version!r}; "
+            "load it with the release that wrote it"
+        )
+    return manifest
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,225 @@
+"""`TrainConfig`: everything one meta-training run depends on, as one tree."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from data_pipeline.sampling import SamplingConfig
+from meta_train.detectors import DetectorConfig
+from meta_train.detectors.fcos import FcosConfig
+from meta_train.gamma_schedule import GammaConfig
+from meta_train.inner_loop import InnerLoopConfig
+from meta_train.kernel_rates import KernelRatesConfig
+from meta_train.outer_step import Learns
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterLoopConfig:
+    """How the first weights and the rates are learned (Sec. 3 and 4.2)."""
+
+    num_epochs: int = 20
+    """Epochs in all."""
+
+    iterations_per_epoch: int = 10_000
+    """Outer steps in an epoch."""
+
+    batch_pairs: int = 32
+    """Pairs in an outer step, over all workers."""
+
+    pairs_at_once: int = 32
+    """Pairs that one worker holds in memory at a time; a larger share of the batch is split."""
+
+    second_order_from_epoch: int = 15
+    """First epoch whose gradients go through the inner gradients; before it, first order."""
+
+    learns: Learns = "head+block4"
+    """The part whose first weights are learned: the trunk stays as it came (Fig. 4)."""
+
+    learning_rate: float = 1e-4
+    """Adam's rate for the heads."""
+
+    backbone_learning_rate: float = 1e-4
+    """Adam's rate for block-4, and for the trunk where it is learned."""
+
+    rates_learning_rate: float = 1e-4
+    """Adam's rate for the inner loop's rates."""
+
+    decay_at: tuple[float, ...] = ()
+    """Fractions of the run at which Adam's rates are multiplied by ``decay_factor``. Not in the
+    paper, which gives a "starting" rate and no schedule."""
+
+    decay_factor: float = 0.3
+    """See ``decay_at``."""
+
+    clip_norm: float = 10.0
+    """Largest norm of the gradient, of weights and of rates apart. Not in the paper."""
+
+    method: Literal["maml", "baseline"] = "maml"
+    """``baseline`` trains the same detector by ordinary gradient descent on all four images of each
+    pair, without an inner loop (Table 1)."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the convolutions; weights and sums stay in fp32."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "iterations_per_epoch", "batch_pairs", "pairs_at_once"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "backbone_learning_rate", "rates_learning_rate", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if any(not 0 < at < 1 for at in self.decay_at):
+            raise ValueError(f"decay_at holds fractions between 0 and 1, got {self.decay_at}")
+
+    @property
+    def num_iterations(self) -> int:
+        """Outer steps in all."""
+        return self.num_epochs * self.iterations_per_epoch
+
+    def decay(self, iteration: int) -> float:
+        """Factor of Adam's rates at an iteration."""
+        passed = sum(iteration >= at * self.num_iterations for at in self.decay_at)
+        return float(self.decay_factor**passed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """The held-out pair tasks that tell whether adaptation works."""
+
+    num_pairs: int = 320
+    """Pairs of the validation split, the same at each validation."""
+
+    batch_pairs: int = 16
+    """Pairs at a time."""
+
+    every_epochs: int = 1
+    """Epochs between validations; the last epoch always ends with one."""
+
+    def __post_init__(self) -> None:
+        if self.num_pairs % self.batch_pairs or self.num_pairs < 1 or self.every_epochs < 1:
+            raise ValueError(
+                "validation needs num_pairs to be a multiple of batch_pairs and every_epochs >= 1, "
+                f"got {self.num_pairs}, {self.batch_pairs} and {self.every_epochs}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingConfig:
+    """Where a run runs. Changes nothing in what it computes."""
+
+    num_workers: int = 1
+    """Training processes; each takes an equal share of every batch."""
+
+    use_gpu: bool = False
+    """One GPU for each worker."""
+
+    cpus_per_worker: int = 2
+    """CPUs that Ray reserves for each worker; also its number of threads."""
+
+    max_failures: int = 3
+    """How often Ray restarts the workers from the last checkpoint before the run fails."""
+
+    timeout_seconds: int = 600
+    """Longest wait for another worker in a collective operation."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1 or self.cpus_per_worker < 1:
+            raise ValueError(
+                "a run needs at least one worker with at least one CPU, got "
+                f"num_workers={self.num_workers}, cpus_per_worker={self.cpus_per_worker}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One meta-training run. The defaults are the paper's."""
+
+    shards: str = ""
+    """Folder or URI of the Parquet shards (data_pipeline/preprocess.py)."""
+
+    detector: DetectorConfig = FcosConfig()
+    """The detector that becomes a tracker."""
+
+    inner_loop: InnerLoopConfig = InnerLoopConfig()
+    """How it learns one target."""
+
+    rates: KernelRatesConfig = KernelRatesConfig()
+    """The learning rates of that."""
+
+    gammas: GammaConfig = GammaConfig()
+    """The weights of the multi-step loss."""
+
+    outer_loop: OuterLoopConfig = OuterLoopConfig()
+    """How it learns to learn."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    """Which pairs it sees."""
+
+    validation: ValidationConfig = ValidationConfig()
+    """How it is judged on the way."""
+
+    scaling: ScalingConfig = ScalingConfig()
+    """Where it runs."""
+
+    checkpoint_every: int = 500
+    """Outer steps between checkpoints; an epoch's end always has one."""
+
+    log_every: int = 20
+    """Outer steps between points of the curves."""
+
+    seed: int = 0
+    """Of the first weights and of every draw of data."""
+
+    def __post_init__(self) -> None:
+        if self.outer_loop.batch_pairs % self.scaling.num_workers:
+            raise ValueError(
+                f"batch_pairs ({self.outer_loop.batch_pairs}) must be a multiple of num_workers "
+                f"({self.scaling.num_workers}), so that each worker takes the same share"
+            )
+        if self.seed < 0 or self.checkpoint_every < 1 or self.log_every < 1:
+            raise ValueError(
+                "seed must not be negative, checkpoint_every and log_every at least 1, got "
+                f"{self.seed}, {self.checkpoint_every} and {self.log_every}"
+            )
+
+
+_ADAPTER = TypeAdapter(TrainConfig)
+
+
+def to_json(config: TrainConfig) -> str:
+    """The whole config as JSON; `from_json` reads it back."""
+    return _ADAPTER.dump_json(config, indent=1).decode()
+
+
+def from_json(text: str) -> TrainConfig:
+    """The config that `to_json` wrote.
+
+    Raises:
+        ValueError: it is not one, or holds an invalid value (pydantic names the field).
+    """
+    return _ADAPTER.validate_json(text)
+
+
+def resolved(config: TrainConfig) -> TrainConfig:
+    """The config with its local folder made absolute: workers run in another directory."""
+    if not config.shards:
+        raise ValueError(
+            "shards: the folder of preprocessed crops is not set. "
+            "Make one with data_pipeline/preprocess.py and pass it with --shards."
+        )
+    is_uri = "://" in config.shards
+    return replace(config, shards=config.shards if is_uri else str(Path(config.shards).resolve()))
+
+
+def fingerprint(config: TrainConfig, data_fingerprint: str) -> str:
+    """A digest of all that the trained weights depend on: the config, and the shards' content.
+
+    Where it runs, where the shards lie and how often it logs do not count.
+    """
+    neutral = replace(
+        config, shards=data_fingerprint, scaling=ScalingConfig(), checkpoint_every=1, log_every=1
+    )
+    return hashlib.sha256(to_json(neutral).encode()).hexdigest()[:16]

@@ -1,0 +1,121 @@
+"""The learner as training changes it, and where it starts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data_pipeline.stream import EpisodeStream
+from meta_train import checkpoint as checkpoints
+from meta_train.checkpoint import Checkpoint
+from meta_train.collectives import broadcast_from_first
+from meta_train.detectors.backbone import calibrate
+from meta_train.kernel_rates import learned_names
+from meta_train.learner import Learner, initial_learner
+from meta_train.outer_step import MetaGradient, learned_weights
+from meta_train.train_config import TrainConfig
+
+
+class TrainState:
+    """The learner as it changes: leaf tensors that Adam steps on, and how many steps it took."""
+
+    def __init__(self, config: TrainConfig, learner: Learner, iteration: int) -> None:
+        outer = config.outer_loop
+        self.iteration = iteration
+        self._config = config
+        self.learner = learner
+        weight_names = learned_weights(learner.weights, outer.learns)
+        heads = [name for name in weight_names if ".head." in name]
+        backbone = [name for name in weight_names if ".head." not in name]
+        rates = learned_names(config.rates, learner.rates) if outer.method == "maml" else []
+        self._weights = {name: learner.weights[name] for name in heads + backbone}
+        self._rates = {name: learner.rates[name] for name in rates}
+        self._base_rates = [
+            outer.learning_rate,
+            outer.backbone_learning_rate,
+            outer.rates_learning_rate,
+        ]
+        groups = [
+            [self._weights[name] for name in heads],
+            [self._weights[name] for name in backbone],
+            list(self._rates.values()),
+        ]
+        self.adam = torch.optim.Adam(
+            [{"params": g, "lr": r} for g, r in zip(groups, self._base_rates, strict=True)]
+        )
+
+    @classmethod
+    def start(
+        cls,
+        config: TrainConfig,
+        stream: EpisodeStream,
+        device: torch.device,
+        *,
+        resume: Path | None,
+        init_from: Path | None,
+    ) -> "TrainState":
+        """From a checkpoint of this run, of another, or from nothing; alike on all workers."""
+        loaded = checkpoints.load(resume, device) if resume else None
+        learner = loaded.learner if loaded else _first_learner(config, stream, init_from)
+        learner = learner.to(device)
+        learner = replace(
+            learner,
+            weights=broadcast_from_first(learner.weights),
+            rates=broadcast_from_first(learner.rates),
+        )
+        state = cls(config, learner, loaded.iteration if loaded else 0)
+        if loaded:
+            state.adam.load_state_dict(loaded.optimizer)
+        return state
+
+    def step(self, found: MetaGradient, decay: float) -> dict[str, Tensor]:
+        """One outer step by the mean gradient; gives the norms before clipping."""
+        clip = self._config.outer_loop.clip_norm
+        norms = {}
+        gradients = (("weights", self._weights, found.weights), ("rates", self._rates, found.rates))
+        for kind, tensors, sums in gradients:
+            for name, tensor in tensors.items():
+                tensor.grad = sums[name] / found.num_pairs
+            if tensors:
+                norms[kind] = torch.nn.utils.clip_grad_norm_(list(tensors.values()), clip)
+        for group, rate in zip(self.adam.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * decay
+        self.adam.step()
+        self.iteration += 1
+        return norms
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that a resumed run needs."""
+        return Checkpoint(
+            config=self._config,
+            weights={name: weight.detach() for name, weight in self.learner.weights.items()},
+            rates={name: rate.detach() for name, rate in self.learner.rates.items()},
+            optimizer=self.adam.state_dict(),
+            iteration=self.iteration,
+        )
+
+
+def _first_learner(config: TrainConfig, stream: EpisodeStream, init_from: Path | None) -> Learner:
+    """Another run's learner, or a new one; a random backbone is calibrated on training crops."""
+    if init_from:
+        loaded = checkpoints.load(init_from)
+        if (loaded.config.detector, loaded.config.inner_loop.adapts) != (
+            config.detector,
+            config.inner_loop.adapts,
+        ):
+            raise checkpoints.CheckpointError(
+                f"{init_from}: holds another network ({loaded.config.detector}, adapting "
+                f"{loaded.config.inner_loop.adapts}) than this run's ({config.detector}, adapting "
+                f"{config.inner_loop.adapts}); start from it with the same detector"
+            )
+        return loaded.learner
+    generator = torch.Generator().manual_seed(config.seed)
+    learner = initial_learner(
+        config.detector, config.rates, adapts=config.inner_loop.adapts, generator=generator
+    )
+    if config.detector.network.backbone.weights != "random":
+        return learner
+    crops = [stream.episode(lane, 0).query_images for lane in range(config.outer_loop.batch_pairs)]
+    images = torch.cat([torch.from_numpy(crop) for crop in crops]).movedim(-1, -3)
+    return replace(learner, weights=calibrate(learner.weights, images))

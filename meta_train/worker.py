@@ -1,0 +1,234 @@
+"""The loop that every training process runs. Ray, MLflow and storage come in as callables."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data_pipeline.episodes import EpisodeBatch
+from data_pipeline.stream import EpisodeStream, batches
+from meta_train import checkpoint as checkpoints
+from meta_train.baseline_step import batch_gradient
+from meta_train.collectives import require_equal, sum_over_workers
+from meta_train.gamma_schedule import gammas
+from meta_train.learner import Learner
+from meta_train.meter import Meter
+from meta_train.outer_step import (
+    Episodes,
+    MetaGradient,
+    OuterStep,
+    added,
+    meta_gradient,
+    to_episodes,
+)
+from meta_train.train_config import TrainConfig
+from meta_train.train_state import TrainState
+from meta_train.validation import validate, validation_stream
+
+logger = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rim:
+    """What a training process reaches outside through. Every worker calls ``report`` alike."""
+
+    rank: int = 0
+    """This worker's number."""
+
+    world_size: int = 1
+    """How many workers there are."""
+
+    device: torch.device = torch.device("cpu")
+    """Where it computes."""
+
+    scratch: Path
+    """A local folder for checkpoints on their way out."""
+
+    log: Callable[[Metrics, int], None] = lambda metrics, iteration: None
+    """Takes a point of the curves; called on rank 0 only."""
+
+    report: Callable[[Metrics, Path | None], None] = lambda metrics, folder: None
+    """Takes the state of the run and, on rank 0, the folder of a checkpoint."""
+
+    progress: Callable[[int, str], None] = lambda iteration, text: None
+    """Takes the number of steps done; called on rank 0 only."""
+
+
+def train(
+    config: TrainConfig,
+    rim: Rim,
+    *,
+    resume: Path | None = None,
+    init_from: Path | None = None,
+) -> Learner:
+    """Meta-trains a detector to the end of its config.
+
+    Args:
+        config: the run.
+        rim: the way out.
+        resume: a checkpoint of this run, to go on from.
+        init_from: a checkpoint of another run, whose weights and rates this one starts from.
+
+    Returns:
+        The learner after the last outer step.
+
+    Raises:
+        CheckpointError: a checkpoint does not load or does not fit.
+        ShardError: the shards do not read.
+        FloatingPointError: the meta-loss is no longer finite.
+    """
+    outer = config.outer_loop
+    stream = EpisodeStream(config.shards, config.sampling, split="train", seed=config.seed)
+    state = TrainState.start(config, stream, rim.device, resume=resume, init_from=init_from)
+    held_out = validation_stream(config.shards, config.sampling)
+    lanes = range(rim.rank, outer.batch_pairs, rim.world_size)
+    source = batches(stream, lanes, start=state.iteration)
+    meter = Meter(outer.batch_pairs)
+    try:
+        while state.iteration < outer.num_iterations:
+            setup = _setup(config, state.iteration)
+            batch = meter.waiting(source)
+            found = _gradient(config, state.learner, batch, setup, rim.device)
+            norms = state.step(found, outer.decay(state.iteration))
+            epoch_ends = state.iteration % outer.iterations_per_epoch == 0
+            if rim.rank == 0 and (state.iteration % config.log_every == 0 or epoch_ends):
+                point = _point(found, setup, norms, state.learner, config) | meter.read()
+                point["train/epoch"] = state.iteration / outer.iterations_per_epoch
+                rim.log(point, state.iteration)
+                rim.progress(state.iteration, f"meta-loss {point['train/meta_loss']:.3f}")
+            metrics = {}
+            if epoch_ends and _validates(config, state.iteration):
+                metrics = _validate(config, state, held_out, rim)
+                meter.restart()
+            if epoch_ends or state.iteration % config.checkpoint_every == 0:
+                _report(config, state, rim, metrics)
+    finally:
+        source.close()
+    return state.learner
+
+
+def _setup(config: TrainConfig, iteration: int) -> OuterStep:
+    """Gammas and order of the gradient at an iteration."""
+    outer, inner = config.outer_loop, config.inner_loop
+    epoch = iteration / outer.iterations_per_epoch
+    return OuterStep(
+        gammas=gammas(config.gammas, num_steps=inner.num_steps, epoch=epoch),
+        adapts=inner.adapts,
+        learns=outer.learns,
+        second_order=epoch >= outer.second_order_from_epoch,
+    )
+
+
+def _gradient(
+    config: TrainConfig,
+    learner: Learner,
+    batch: EpisodeBatch,
+    setup: OuterStep,
+    device: torch.device,
+) -> MetaGradient:
+    """The gradient of the whole batch, over all workers, as sums over its pairs."""
+    dtype = learner.weights["trunk.conv1.weight"].dtype
+    episodes = to_episodes(batch, device, dtype)
+    compute = meta_gradient if config.outer_loop.method == "maml" else batch_gradient
+    size = config.outer_loop.pairs_at_once
+    with _precision(config, device):
+        parts = [
+            compute(
+                learner.detector,
+                learner.weights,
+                learner.rates,
+                Episodes(*(field[at : at + size] for field in episodes)),
+                setup,
+            )
+            for at in range(0, len(episodes.query_present), size)
+        ]
+    return _over_workers(added(parts))
+
+
+def _over_workers(mine: MetaGradient) -> MetaGradient:
+    """All workers' gradients added up."""
+    fields = (mine.weights, mine.rates, mine.query_losses)
+    tensors = [tensor for field in fields for tensor in field.values()]
+    pairs = tensors[0].new_tensor([mine.num_pairs])
+    *sums, pairs = sum_over_workers([*tensors, pairs])
+    total = iter(sums)
+    weights, rates, query_losses = ({name: next(total) for name in field} for field in fields)
+    return MetaGradient(weights, rates, query_losses, num_pairs=round(float(pairs)))
+
+
+def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+    bf16 = config.outer_loop.precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+def _point(
+    found: MetaGradient,
+    setup: OuterStep,
+    norms: dict[str, Tensor],
+    learner: Learner,
+    config: TrainConfig,
+) -> Metrics:
+    """One point of the training curves: losses by inner step, gradient norms, rates by layer."""
+    by_step = {
+        branch: (values / found.num_pairs).tolist() for branch, values in found.query_losses.items()
+    }
+    totals = [sum(step) for step in zip(*by_step.values(), strict=True)]
+    weights = setup.gammas if len(totals) > 1 else (1.0,)
+    meta_loss = sum(gamma * total for gamma, total in zip(weights, totals, strict=True))
+    if meta_loss != meta_loss or meta_loss == float("inf"):
+        raise FloatingPointError(
+            f"the meta-loss is {meta_loss}: the run diverged. Lower the outer rates or the loss "
+            f"weights (they set the first inner rates); losses by inner step: {by_step}"
+        )
+    point = {"train/meta_loss": meta_loss}
+    for branch, values in by_step.items():
+        point |= {f"train/query_loss_{branch}_{k}": value for k, value in enumerate(values)}
+    point |= {f"train/grad_norm_{kind}": float(norm) for kind, norm in norms.items()}
+    if config.outer_loop.method == "maml":
+        for layer, rate in learner.rates.items():
+            point[f"rates/{layer}/mean"] = float(rate.mean())
+            if rate.numel() > 1:
+                point[f"rates/{layer}/std"] = float(rate.std())
+    return point
+
+
+def _validates(config: TrainConfig, iteration: int) -> bool:
+    epoch = iteration // config.outer_loop.iterations_per_epoch
+    last = iteration == config.outer_loop.num_iterations
+    return last or epoch % config.validation.every_epochs == 0
+
+
+def _validate(config: TrainConfig, state: TrainState, held_out: EpisodeStream, rim: Rim) -> Metrics:
+    lanes = range(rim.rank, config.validation.batch_pairs, rim.world_size)
+    steps = config.inner_loop.num_steps
+    with _precision(config, rim.device):
+        metrics = validate(state.learner, held_out, config.validation, num_steps=steps, lanes=lanes)
+    if rim.rank == 0:
+        rim.log(metrics, state.iteration)
+        logger.info(
+            "outer step %d: held-out query loss %.4f -> %.4f, overlap at the peak %.3f -> %.3f "
+            "(before -> after %d inner steps)",
+            state.iteration,
+            metrics["val/query_loss_0"],
+            metrics[f"val/query_loss_{steps}"],
+            metrics["val/iou_0"],
+            metrics[f"val/iou_{steps}"],
+            steps,
+        )
+    return metrics
+
+
+def _report(config: TrainConfig, state: TrainState, rim: Rim, metrics: Metrics) -> None:
+    """Hands over a checkpoint (rank 0) and the metrics (every rank)."""
+    require_equal(state.learner.weights | state.learner.rates, state.iteration)
+    folder = None
+    if rim.rank == 0:
+        folder = rim.scratch / f"step-{state.iteration:08d}"
+        checkpoints.save(state.checkpoint(), folder)
+    rim.report(metrics | {"iteration": float(state.iteration)}, folder)

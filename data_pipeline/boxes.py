@@ -49,7 +49,7 @@ def clip(
 def areas(boxes: Float[ndarray, "*batch 4"]) -> Float[ndarray, "*batch"]:
     """Area of each box in square pixels; 0 where a box is inside out."""
     sizes = np.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
-    return sizes[..., 0] * sizes[..., 1]
+    return np.asarray(sizes[..., 0] * sizes[..., 1])
 
 
 def iou(

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Features = dict[str, Tensor]
-"""For each branch the input of its adapted part, (N, C, 33, 33)."""
+from meta_train.detectors.network import Features
 
 
 class SupportSet:

@@ -1,0 +1,176 @@
+"""Trajectories on disk: one JSON file per tracker and sequence, complete and checked or not used.
+
+A file is named by its tracker's fingerprint, the dataset and the sequence, so benchmarks that share
+sequences (OTB-50 and OTB-100) share results, and a run that was killed continues where it was.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.tracks import Track
+from eval_jobs.protocols import Trajectory
+
+SCHEMA = "tracking-maml-trajectory/1"
+
+
+class ResultError(ValueError):
+    """A result file is damaged or belongs to something else; the message names the sequence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultStore:
+    """Where the trajectories of one tracker on one dataset lie."""
+
+    folder: Path
+    """The output folder of all trackers."""
+
+    tracker: str
+    """The tracker's name."""
+
+    fingerprint: str
+    """Changes whenever the tracker's checkpoint or constants do."""
+
+    max_frames: int | None = None
+    """Runs cut short are kept apart from whole ones."""
+
+    def path(self, track: Track) -> Path:
+        """The file of a sequence."""
+        limit = "" if self.max_frames is None else f"-first{self.max_frames}"
+        tracker = f"{file_name(self.tracker)}-{self.fingerprint[:12]}"
+        dataset, sequence = track.name.split("/", maxsplit=1)
+        return (
+            self.folder / tracker / f"{file_name(dataset)}{limit}" / f"{file_name(sequence)}.json"
+        )
+
+    def write(self, track: Track, trajectory: Trajectory) -> Path:
+        """Puts a trajectory in its place, in one step: no reader ever sees half of it.
+
+        Raises:
+            ResultError: it is not one of this sequence.
+            OSError: the disk is full or not writable; what was there before stays.
+        """
+        if len(trajectory) != len(track):
+            raise ResultError(
+                f"{track.name}: {len(track)} frames expected, the trajectory has {len(trajectory)}"
+            )
+        content = self._identity(track) | {
+            "boxes": trajectory.boxes.tolist(),
+            "scores": trajectory.scores.tolist(),
+            "lost": trajectory.lost.tolist(),
+            "seconds": trajectory.seconds.tolist(),
+        }
+        path = self.path(track)
+        write_atomically(path, json.dumps(content | {"sha256": _digest(content)}))
+        return path
+
+    def read(self, track: Track) -> Trajectory | None:
+        """The trajectory of a sequence; None where there is no file.
+
+        Raises:
+            ResultError: the file is damaged, of another tracker, of another sequence or of another
+                length. It is never repaired: delete it to track the sequence again.
+        """
+        path = self.path(track)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ResultError(_complaint(track, path, f"it cannot be read ({error})")) from error
+        try:
+            content = json.loads(text)
+            claimed = content.pop("sha256")
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+            raise ResultError(
+                _complaint(track, path, f"it is not a whole result file ({error})")
+            ) from error
+        if claimed != _digest(content):
+            raise ResultError(_complaint(track, path, "its content does not match its checksum"))
+        for key, value in self._identity(track).items():
+            if content.get(key) != value:
+                raise ResultError(
+                    _complaint(track, path, f"its {key} is {content.get(key)!r}, not {value!r}")
+                )
+        return _trajectory(content, track, path)
+
+    def _identity(self, track: Track) -> dict[str, Any]:
+        """What a file says that it is of."""
+        return {
+            "schema": SCHEMA,
+            "tracker": self.tracker,
+            "fingerprint": self.fingerprint,
+            "sequence": track.name,
+            "frames": len(track),
+            "annotation_sha256": annotation_digest(track),
+        }
+
+
+def annotation_digest(track: Track) -> str:
+    """Digest of a sequence's image names and boxes: tells apart two sequences of one name."""
+    names = [path.name for path in track.image_files]
+    digest = hashlib.sha256(json.dumps(names).encode())
+    digest.update(np.ascontiguousarray(track.boxes, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def file_name(name: str) -> str:
+    """A name as a safe file name: letters, digits, ``. _ -``; others become ``_``.
+
+    >>> file_name("FCOS-MAML, after 5 steps")
+    'FCOS-MAML__after_5_steps'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "_"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that it is there whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _trajectory(content: dict[str, Any], track: Track, path: Path) -> Trajectory:
+    """The arrays of a file whose identity is right."""
+    try:
+        trajectory = Trajectory(
+            boxes=np.array(content["boxes"], dtype=np.float64).reshape(-1, 4),
+            scores=np.array(content["scores"], dtype=np.float64),
+            lost=np.array(content["lost"], dtype=bool),
+            seconds=np.array(content["seconds"], dtype=np.float64),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise ResultError(_complaint(track, path, f"its arrays are wrong ({error})")) from error
+    if len(trajectory) != len(track):
+        raise ResultError(
+            _complaint(track, path, f"it has {len(trajectory)} frames, not {len(track)}")
+        )
+    return trajectory
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _complaint(track: Track, path: Path, what: str) -> str:
+    return f"{track.name}: {path} cannot be used: {what}. Delete it to track the sequence again."

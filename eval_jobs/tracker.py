@@ -1,0 +1,325 @@
+"""The online tracker: Algorithm 1, each of its lines findable by its number.
+
+tracker = OnlineTracker.load("checkpoint.pt")
+tracker.start(first_frame, box)
+boxes = [tracker.follow(frame).box for frame in frames]
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from data_pipeline.crops import cut, search_window, zooms
+from eval_jobs.candidates import (
+    confine,
+    distractor_ratio,
+    ranking,
+    shape_penalties,
+    smooth_shape,
+)
+from eval_jobs.support_set import SupportSet
+from meta_train.detectors.backbone import BRANCHES, STRIDE_PX, Branch, Weights
+from meta_train.detectors.network import Features
+from meta_train.learner import Learner
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerConfig:
+    """Algorithm 1's constants. The defaults are the paper's, or say that they are not."""
+
+    first_frame_steps: int = 5
+    """Gradient steps on the first frame (line 3). 0 tracks with the detector as it is."""
+
+    update_steps: int = 1
+    """Gradient steps of an online update (line 15)."""
+
+    update_interval_frames: int | None = 10
+    """An update is due on every frame whose number, from 1, is a multiple of this (line 14). None
+    switches online updating off, also on distractors."""
+
+    update_branches: tuple[Branch, ...] = BRANCHES
+    """The branches that an online update adapts; the first frame adapts both."""
+
+    min_score: float = 0.1
+    """Where all raw scores are below, the last box is kept (line 6)."""
+
+    add_threshold: float = 0.5
+    """A result whose raw score is above enters the support set (line 13). Not in the paper: its
+    value, and that the score is the raw one."""
+
+    max_support: int = 30
+    """Most samples in the support set, the three of the first frame among them."""
+
+    distractor_ratio: float = 0.7
+    """A second peak above this share of the winner's raw score is a distractor (line 14)."""
+
+    distractor_neighborhood: float = 2.2
+    """Side of what belongs to the winner's peak, in target sizes. Not in the paper."""
+
+    min_update_gap_frames: int = 1
+    """Fewest frames from one update to the next, whatever asks for it. Not in the paper: 1 is no
+    limit; more keeps look-alikes that stay in sight from asking for an update on each frame."""
+
+    penalty_strength: float = 0.2
+    """k of the shape penalty (line 10). Not in the paper; PySiamTracking."""
+
+    window_weight: float = 0.40
+    """Share of the cosine prior (line 10). Not in the paper; PySiamTracking."""
+
+    shape_rate: float = 0.5
+    """Share of the new size in the smoothed one (line 12); 1 does not smooth. Not in the paper;
+    PySiamTracking."""
+
+    min_size_px: float = 8.0
+    """Least width and height of a box in the image. Not in the paper; PySiamTracking."""
+
+    def __post_init__(self) -> None:
+        counts = {"first_frame_steps": self.first_frame_steps, "update_steps": self.update_steps}
+        for name, count in counts.items():
+            if count < 0:
+                raise ValueError(f"{name} must not be negative, got {count}")
+        if self.update_interval_frames is not None and self.update_interval_frames < 1:
+            raise ValueError(
+                "update_interval_frames must be at least 1, or None for no online updating, "
+                f"got {self.update_interval_frames}"
+            )
+        if not self.update_branches or not set(self.update_branches) <= set(BRANCHES):
+            raise ValueError(
+                f"update_branches must be one or both of {BRANCHES}, got {self.update_branches}"
+            )
+        shares = {"window_weight": self.window_weight, "shape_rate": self.shape_rate}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {share}")
+        if self.max_support < 3:
+            raise ValueError(
+                f"max_support must be at least 3, the first frame's samples, got {self.max_support}"
+            )
+        if self.min_update_gap_frames < 1:
+            raise ValueError(
+                f"min_update_gap_frames must be at least 1, got {self.min_update_gap_frames}"
+            )
+        if min(self.penalty_strength, self.distractor_ratio, self.distractor_neighborhood) < 0:
+            raise ValueError(
+                "penalty_strength, distractor_ratio and distractor_neighborhood must not be "
+                f"negative, got {self.penalty_strength}, {self.distractor_ratio} and "
+                f"{self.distractor_neighborhood}"
+            )
+        if self.min_size_px <= 0:
+            raise ValueError(f"min_size_px must be positive, got {self.min_size_px}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """Where a tracker sees its target in one frame."""
+
+    box: Float[ndarray, "4"]
+    """xyxy in the image, pixels."""
+
+    score: float
+    """How sure it is: the detector's raw score of this box, or its highest one where ``lost``."""
+
+    lost: bool
+    """The target was not found, and the box is that of the frame before."""
+
+
+class Tracker(Protocol):
+    """What follows one target through a video."""
+
+    def start(self, image: UInt8[ndarray, "height width 3"], box: Float[ndarray, "4"]) -> None:
+        """Takes up the target in this box (xyxy, pixels) and forgets any other."""
+
+    def follow(self, image: UInt8[ndarray, "height width 3"]) -> Prediction:
+        """The target in the next frame."""
+
+
+class TrackingError(RuntimeError):
+    """A tracker was used in the wrong order, or its network broke down."""
+
+
+class OnlineTracker:
+    """Algorithm 1: a meta-trained detector that adapts to its target on the first frame and on."""
+
+    def __init__(self, learner: Learner, config: TrackerConfig | None = None) -> None:
+        """A tracker without a target yet.
+
+        Args:
+            learner: the meta-trained detector with its weights theta and rates alpha.
+            config: the algorithm's constants; the paper's where not given.
+        """
+        self.config = TrackerConfig() if config is None else config
+        self._learner = learner
+        self._support: SupportSet | None = None
+        self._weights: Weights = learner.weights
+        self._box = np.zeros(4)
+        self._frame_number = 0
+        self._last_update = 0
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, config: TrackerConfig | None = None) -> "OnlineTracker":
+        """The tracker of a checkpoint.
+
+        Raises:
+            CheckpointError: the file is missing or is no checkpoint.
+        """
+        from meta_train.checkpoint import load_learner
+
+        return cls(load_learner(Path(checkpoint)), config)
+
+    def start(
+        self,
+        image: UInt8[ndarray, "height width 3"],
+        box: Float[ndarray, "4"] | Sequence[float],
+    ) -> None:
+        """Takes up the target in the first frame (lines 1-3); whatever came before is forgotten.
+
+        Args:
+            image: RGB.
+            box: the target, xyxy, pixels; may reach outside the image.
+
+        Raises:
+            ValueError: the image is not RGB bytes, or the box has no area.
+        """
+        check_image(image)
+        first_box = check_box(box)
+        window = search_window(first_box)
+        search_image = cut(image, window)  # line 1
+        images, boxes_in_crop = zooms(search_image, window.to_crop(first_box))  # line 2
+        self._weights = self._learner.weights
+        self._support = SupportSet(
+            self._features(images),
+            self._to_device(boxes_in_crop),
+            max_samples=self.config.max_support,
+        )
+        self._weights = self._descend(self._support, self.config.first_frame_steps, BRANCHES)  # 3
+        self._box = first_box
+        self._frame_number = 1
+        self._last_update = 1
+
+    def follow(self, image: UInt8[ndarray, "height width 3"]) -> Prediction:
+        """The target in the next frame (lines 5-16).
+
+        Raises:
+            ValueError: the image is not RGB bytes.
+            TrackingError: `start` was not called, or the scores are no longer numbers.
+        """
+        if self._support is None:
+            raise TrackingError("follow was called before start: give the first frame and its box")
+        check_image(image)
+        config = self.config
+        self._frame_number += 1  # line 4
+        window = search_window(self._box)
+        features = self._features(cut(image, window)[None])
+        candidates, scores = self._detect(features)  # line 5
+        if (scores < config.min_score).all():  # line 6
+            return Prediction(box=self._box, score=float(scores.max()), lost=True)  # lines 7-8
+        last_in_crop = window.to_crop(self._box)
+        penalties = shape_penalties(
+            candidates[:, 2:] - candidates[:, :2],
+            last_in_crop[2:] - last_in_crop[:2],
+            config.penalty_strength,
+        )
+        ranks = ranking(scores, penalties, config.window_weight)  # line 10
+        winner = int(ranks.argmax())
+        chosen = window.to_image(candidates[winner])  # line 11
+        height, width, _ = image.shape
+        self._box = confine(
+            smooth_shape(chosen, self._box, config.shape_rate),  # line 12
+            width=width,
+            height=height,
+            min_size_px=config.min_size_px,
+        )
+        box_in_crop = window.to_crop(self._box)
+        score = float(scores[winner])
+        if score > config.add_threshold:  # line 13
+            self._support.add(features, self._to_device(box_in_crop[None]))
+        if self._update_is_due(scores, winner, box_in_crop):  # line 14
+            self._weights = self._descend(  # line 15
+                self._support, config.update_steps, config.update_branches
+            )
+            self._last_update = self._frame_number
+        return Prediction(box=self._box, score=score, lost=False)
+
+    def _update_is_due(
+        self, scores: Float[ndarray, "L"], winner: int, box_in_crop: Float[ndarray, "4"]
+    ) -> bool:
+        """Whether the frame's number or a distractor asks for an update (line 14)."""
+        config = self.config
+        if config.update_interval_frames is None:
+            return False
+        if self._frame_number - self._last_update < config.min_update_gap_frames:
+            return False
+        if self._frame_number % config.update_interval_frames == 0:
+            return True
+        ratio = distractor_ratio(
+            scores,
+            winner,
+            box_in_crop[2:] - box_in_crop[:2],
+            stride_px=float(STRIDE_PX),
+            neighborhood=config.distractor_neighborhood,
+        )
+        return ratio > config.distractor_ratio
+
+    def _features(self, crops: UInt8[ndarray, "N 263 263 3"]) -> Features:
+        """Crops at the boundary of what adapts, for both branches."""
+        images = torch.from_numpy(crops).to(self._learner.device).permute(0, 3, 1, 2)
+        return self._learner.features(images)
+
+    def _detect(self, features: Features) -> tuple[Float[ndarray, "L 4"], Float[ndarray, "L"]]:
+        """Each cell's box in the crop and its raw score (line 5)."""
+        maps = self._learner.outputs(self._weights, features)
+        boxes, scores = self._learner.detector.decode(maps)
+        scores_array = scores[0].double().cpu().numpy()
+        if not np.isfinite(scores_array).all():
+            raise TrackingError(
+                f"frame {self._frame_number}: the detector's scores are not finite; its gradient "
+                "descent diverged. Use smaller rates or fewer steps."
+            )
+        return boxes[0].double().cpu().numpy(), scores_array
+
+    def _descend(
+        self, support: SupportSet, num_steps: int, branches: tuple[Branch, ...]
+    ) -> Weights:
+        """The weights after gradient descent on the support set (Eqn. 1)."""
+        features, boxes = support.samples(branches)
+        labels = self._learner.detector.label(boxes, torch.ones_like(boxes[:, 0], dtype=torch.bool))
+        return self._learner.adapt(self._weights, features, labels, num_steps=num_steps)
+
+    def _to_device(self, boxes: Float[ndarray, "N 4"]) -> Float[Tensor, "N 4"]:
+        return torch.as_tensor(boxes, dtype=torch.float32, device=self._learner.device)
+
+
+def check_image(image: object) -> None:
+    """Refuses what is not an RGB image of bytes.
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    if not isinstance(image, ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+        found = f"{image.dtype} {image.shape}" if isinstance(image, ndarray) else type(image)
+        raise ValueError(
+            "a frame must be an RGB image, uint8, (height, width, 3) "
+            f"(OpenCV reads BGR: convert it), got {found}"
+        )
+
+
+def check_box(box: Float[ndarray, "4"] | Sequence[float]) -> Float[ndarray, "4"]:
+    """A first box as four floats.
+
+    Raises:
+        ValueError: not four finite numbers x1 < x2, y1 < y2.
+    """
+    numbers = np.array(box, dtype=np.float64)
+    good = numbers.shape == (4,) and np.isfinite(numbers).all()
+    if not good or not (numbers[2:] > numbers[:2]).all():
+        raise ValueError(
+            f"the first box must be x1, y1, x2, y2 in pixels with x1 < x2 and y1 < y2, got {box!r}"
+        )
+    return numbers

@@ -1,0 +1,322 @@
+"""`eval_jobs.tracker`: Algorithm 1 line by line, with ground truth in the detector's place."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from data_pipeline.boxes import cxcywh_to_xyxy, iou, xyxy_to_cxcywh
+from data_pipeline.crops import search_window
+from eval_jobs.tracker import OnlineTracker, TrackerConfig, TrackingError, check_image
+from meta_train.detectors.backbone import BackboneConfig
+from meta_train.detectors.fcos import Fcos, FcosConfig
+from meta_train.detectors.heads import HeadConfig
+from meta_train.detectors.network import NetworkConfig, Outputs
+from meta_train.kernel_rates import KernelRatesConfig
+from meta_train.learner import Learner, initial_learner
+
+FCOS = FcosConfig(
+    network=NetworkConfig(
+        backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
+    )
+)
+IMAGE_SIZE = (240, 320)
+
+
+def small_learner(seed: int = 0) -> Learner:
+    return initial_learner(
+        FCOS,
+        KernelRatesConfig(),
+        adapts="head",
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def noise(seed: int) -> ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*IMAGE_SIZE, 3), dtype=np.uint8)
+
+
+@dataclass
+class PerfectDetector:
+    """The labels of the true box as its output, behind the interface of a detector."""
+
+    true_box: ndarray = field(default_factory=lambda: np.zeros(4))
+    last_box: ndarray = field(default_factory=lambda: np.zeros(4))
+    distractor: float = 0.0
+    factor: float = 1.0
+    config: FcosConfig = FCOS
+
+    @property
+    def network(self) -> NetworkConfig:
+        return self.config.network
+
+    def label(self, boxes: Tensor, present: Tensor) -> Any:
+        return Fcos(self.config).label(boxes, present)
+
+    def losses(self, outputs: Outputs, labels: Any) -> dict[str, Tensor]:
+        return Fcos(self.config).losses(outputs, labels)
+
+    def decode(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+        box = torch.as_tensor(search_window(self.last_box).to_crop(self.true_box))[None]
+        score_map = self.label(box, torch.tensor([True])).centerness * self.factor
+        score_map[0, 0, 2, 2] = self.distractor
+        return box[:, None].expand(1, 33 * 33, 4), score_map.flatten(1)
+
+
+@dataclass
+class Run:
+    """A tracker over a perfect detector, and how often it descended on which samples."""
+
+    tracker: OnlineTracker
+    detector: PerfectDetector
+    descents: list[tuple[int, int, tuple[str, ...]]] = field(default_factory=list)
+    """Steps, samples and branches of each gradient descent."""
+    labels: list[Any] = field(default_factory=list)
+    """What each of them learned."""
+
+    def follow(self, true_box: ndarray, image: ndarray | None = None) -> Any:
+        self.detector.true_box = true_box
+        prediction = self.tracker.follow(noise(0) if image is None else image)
+        self.detector.last_box = prediction.box
+        return prediction
+
+
+BOX = np.array([100.0, 80.0, 140.0, 130.0])
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
+    detector = PerfectDetector()
+    monkeypatch.setattr("meta_train.learner.build_detector", lambda config: detector)
+
+    def begin(box: ndarray = BOX, **settings: Any) -> Run:
+        run = Run(OnlineTracker(small_learner(), TrackerConfig(**settings)), detector)
+        adapt = Learner.adapt
+
+        def spy(learner: Learner, weights: Any, features: Any, labels: Any, *, num_steps: int):  # type: ignore[no-untyped-def]
+            run.labels.append(labels)
+            run.descents.append((num_steps, len(labels.inside), tuple(features)))
+            return adapt(learner, weights, features, labels, num_steps=num_steps)
+
+        monkeypatch.setattr(Learner, "adapt", spy)
+        detector.true_box = detector.last_box = box
+        run.tracker.start(noise(0), box)
+        return run
+
+    yield begin
+
+
+def test_perfect_detector_follows_a_moving_growing_target(start: Callable[..., Run]) -> None:
+    run = start()
+    cxcywh = xyxy_to_cxcywh(BOX)
+    overlaps = []
+    for frame in range(1, 31):
+        move = np.array([3.0 * np.sin(frame / 5), 2.5 * np.cos(frame / 3)])
+        cxcywh = np.concatenate([cxcywh[:2] + move, cxcywh[2:] * 1.02])
+        true_box = cxcywh_to_xyxy(cxcywh)
+        prediction = run.follow(true_box, noise(frame))
+        assert not prediction.lost
+        overlaps.append(float(iou(prediction.box, true_box)))
+        np.testing.assert_allclose(xyxy_to_cxcywh(prediction.box)[:2], cxcywh[:2], atol=1e-6)
+    assert min(overlaps) > 0.9
+
+
+def test_first_frame_takes_five_steps_on_three_zooms(start: Callable[..., Run]) -> None:
+    """Lines 1-3: the target in the crop, by 1/1.08, 1 and 1.08."""
+    run = start()
+    assert run.descents == [(5, 3, ("cls", "reg"))]
+    box_in_crop = xyxy_to_cxcywh(search_window(BOX).to_crop(BOX))
+    for factor, inside in zip((1 / 1.08, 1.0, 1.08), run.labels[0].inside, strict=True):
+        box = box_in_crop * np.array([1.0, 1.0, factor, factor])
+        true = run.detector.label(torch.tensor(cxcywh_to_xyxy(box)[None]), torch.tensor([True]))
+        assert torch.equal(inside, true.inside[0].float())
+
+
+def test_lost_target_keeps_the_box_and_skips_a_due_update(start: Callable[..., Run]) -> None:
+    """Lines 6-8: nothing of lines 10-16 happens, not even an update."""
+    run = start(update_interval_frames=2, distractor_ratio=0.0)
+    run.detector.factor = 0.09
+    prediction = run.follow(BOX + 5.0)
+    assert prediction.lost
+    assert prediction.score < 0.1
+    np.testing.assert_array_equal(prediction.box, BOX)
+    assert len(run.descents) == 1
+
+
+def test_one_score_at_the_threshold_is_enough(start: Callable[..., Run]) -> None:
+    """Line 6 asks whether *all* scores are below, before penalties and priors."""
+    run = start(update_interval_frames=None)
+    run.detector.factor = 0.0
+    run.detector.distractor = 0.1
+    assert not run.follow(BOX).lost
+
+
+def test_size_is_smoothed_and_the_centre_is_not(start: Callable[..., Run]) -> None:
+    """Line 12."""
+    run = start()
+    true = cxcywh_to_xyxy(np.array([125.0, 100.0, 48.0, 56.0]))
+    np.testing.assert_allclose(
+        xyxy_to_cxcywh(run.follow(true).box), [125.0, 100.0, 44.0, 53.0], atol=1e-6
+    )
+
+
+def test_centre_stays_in_the_image(start: Callable[..., Run]) -> None:
+    run = start(box=np.array([2.0, 80.0, 42.0, 130.0]))
+    prediction = run.follow(cxcywh_to_xyxy(np.array([-6.0, 105.0, 40.0, 50.0])))
+    assert xyxy_to_cxcywh(prediction.box)[0] == pytest.approx(0.0)
+
+
+def test_good_results_enter_the_support_set(start: Callable[..., Run]) -> None:
+    """Line 13: samples above the threshold only, and the update sees them."""
+    run = start(update_interval_frames=4)
+    run.follow(BOX)
+    run.detector.factor = 0.4
+    run.follow(BOX)
+    run.detector.factor = 1.0
+    run.follow(BOX)
+    assert run.descents[1:] == [(1, 5, ("cls", "reg"))]
+
+
+def test_update_every_ten_frames(start: Callable[..., Run]) -> None:
+    """Lines 14-15: the first frame is number 1, so the first update comes on the ninth call."""
+    run = start()
+    counts = []
+    for _ in range(20):
+        run.follow(BOX)
+        counts.append(len(run.descents) - 1)
+    assert counts == [0] * 8 + [1] * 10 + [2] * 2
+
+
+def test_support_set_holds_thirty(start: Callable[..., Run]) -> None:
+    run = start()
+    for _ in range(39):
+        run.follow(BOX)
+    assert run.descents[-1] == (1, 30, ("cls", "reg"))
+
+
+def test_distractor_asks_for_an_update(start: Callable[..., Run]) -> None:
+    """Line 14: a second peak above .7 of the first, outside its neighbourhood."""
+    run = start()
+    run.detector.distractor = 0.5
+    run.follow(BOX)
+    assert len(run.descents) == 1
+    run.detector.distractor = 0.9
+    run.follow(BOX)
+    run.follow(BOX)
+    assert len(run.descents) == 3
+
+
+def test_updates_keep_their_distance_where_asked(start: Callable[..., Run]) -> None:
+    run = start(min_update_gap_frames=5)
+    run.detector.distractor = 0.9
+    for _ in range(11):
+        run.follow(BOX)
+    assert len(run.descents) - 1 == 2
+
+
+def test_updating_can_be_off_or_in_one_branch(start: Callable[..., Run]) -> None:
+    run = start(update_interval_frames=None)
+    run.detector.distractor = 0.9
+    for _ in range(12):
+        run.follow(BOX)
+    assert len(run.descents) == 1
+    run = start(update_branches=("cls",), update_interval_frames=2)
+    run.follow(BOX)
+    assert run.descents[-1][2] == ("cls",)
+
+
+def test_prior_prefers_the_middle_and_the_penalty_the_same_shape() -> None:
+    """Lines 10-11, through a real network: switching them off changes the choice."""
+    boxes = []
+    for settings in ({}, {"window_weight": 0.0}):
+        tracker = OnlineTracker(
+            small_learner(), TrackerConfig(min_score=-10.0, shape_rate=1.0, **settings)
+        )
+        tracker.start(noise(1), BOX)
+        boxes.append(tracker.follow(noise(2)).box)
+    assert not np.allclose(boxes[0], boxes[1])
+
+
+def run_over_noise(tracker: OnlineTracker, seeds: range) -> ndarray:
+    tracker.start(noise(seeds.start), BOX)
+    return np.stack([tracker.follow(noise(seed)).box for seed in seeds])
+
+
+def test_nothing_leaks_from_one_sequence_to_the_next() -> None:
+    config = TrackerConfig(
+        min_score=-10.0, add_threshold=-10.0, update_interval_frames=2, max_support=5
+    )
+    learner = small_learner()
+    before = {name: weight.clone() for name, weight in learner.weights.items()}
+    used, fresh = OnlineTracker(learner, config), OnlineTracker(small_learner(), config)
+    run_over_noise(used, range(50, 57))
+    np.testing.assert_array_equal(
+        run_over_noise(used, range(4, 10)), run_over_noise(fresh, range(4, 10))
+    )
+    for name, weight in learner.weights.items():
+        assert torch.equal(weight, before[name])
+        assert not weight.requires_grad
+
+
+def test_updates_change_what_is_seen() -> None:
+    config = {"min_score": -10.0, "add_threshold": -10.0}
+    still = OnlineTracker(small_learner(), TrackerConfig(update_interval_frames=None, **config))
+    eager = OnlineTracker(small_learner(), TrackerConfig(update_interval_frames=1, **config))
+    assert not np.allclose(
+        run_over_noise(still, range(1, 8)), run_over_noise(eager, range(1, 8)), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    "image",
+    [noise(0).astype(np.float32), noise(0)[..., 0], np.zeros((4, 4, 4), np.uint8)],
+    ids=["float", "grey", "rgba"],
+)
+def test_what_is_no_rgb_image_is_refused(image: ndarray) -> None:
+    with pytest.raises(ValueError, match="must be an RGB image, uint8"):
+        check_image(image)
+
+
+@pytest.mark.parametrize(
+    "box", [[0.0, 0.0, 0.0, 5.0], [5.0, 5.0, 2.0, 9.0], [0.0, 0.0, np.nan, 5.0], [1.0, 2.0, 3.0]]
+)
+def test_a_first_box_without_area_is_refused(box: list[float]) -> None:
+    with pytest.raises(ValueError, match="first box must be x1, y1, x2, y2"):
+        OnlineTracker(small_learner()).start(noise(0), box)
+
+
+def test_follow_before_start_is_refused() -> None:
+    with pytest.raises(TrackingError, match="before start"):
+        OnlineTracker(small_learner()).follow(noise(0))
+
+
+def test_diverged_descent_is_an_error_that_names_the_frame() -> None:
+    learner = small_learner()
+    learner.rates["cls.head.output"].fill_(float("inf"))
+    tracker = OnlineTracker(learner)
+    tracker.start(noise(0), BOX)
+    with pytest.raises(TrackingError, match="frame 2: the detector's scores are not finite"):
+        tracker.follow(noise(1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"first_frame_steps": -1}, "first_frame_steps must not be negative"),
+        ({"update_interval_frames": 0}, "None for no online updating"),
+        ({"update_branches": ()}, "update_branches must be"),
+        ({"window_weight": 1.5}, r"window_weight must lie in \[0, 1\]"),
+        ({"max_support": 2}, "max_support must be at least 3"),
+        ({"min_update_gap_frames": 0}, "min_update_gap_frames must be at least 1"),
+        ({"min_size_px": 0.0}, "min_size_px must be positive"),
+        ({"penalty_strength": -0.1}, "must not be negative"),
+    ],
+)
+def test_wrong_constants_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrackerConfig(**settings)

@@ -1,31 +1,33 @@
 """Script: dataset folders -> shards of crops, with Ray Data; a killed run goes on where it was."""
 
-import dataclasses
 import hashlib
 import json
 import logging
 import time
-import zlib
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.contact_sheet import write_contact_sheet
 from data_pipeline.crop_tracks import (
     CropConfig,
     DropReport,
     FrameSource,
     crop_track,
-    thin,
-    usable_frames,
 )
-from data_pipeline.readers import READERS
+from data_pipeline.manifest import MANIFEST_FILE
+from data_pipeline.shard_plans import (
+    PreprocessConfig,
+    ShardPlan,
+    SourceConfig,
+    make_plans,
+    parse_source,
+)
 from data_pipeline.shards import (
     INDEX_FILE,
     SCHEMA_VERSION,
@@ -33,85 +35,25 @@ from data_pipeline.shards import (
     Manifest,
     ShardError,
     ShardWriter,
-    decode,
     index_shard,
-    read_chunks,
     read_index,
     read_manifest,
     read_notes,
     write_manifest,
 )
 from data_pipeline.storage import atomic_output, exists, open_folder, remove_partials
-from data_pipeline.tracks import DatasetError, Track
+
+__all__ = [
+    "CropConfig",
+    "PreprocessConfig",
+    "PreprocessReport",
+    "SourceConfig",
+    "preprocess",
+]
 
 logger = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"
-TYPICAL_CROP_BYTES = 19_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """One dataset folder to read."""
-
-    reader: str
-    """A name in `readers.READERS`, e.g. ``got10k``."""
-
-    folder: Path
-    """The dataset's folder."""
-
-    split: str = "train"
-    """Which part of it, as the reader names it."""
-
-    frame_step: int = 1
-    """Keep one frame of this many (Sec. 4.2: LaSOT 3, TrackingNet 10)."""
-
-    def __post_init__(self) -> None:
-        if self.reader not in READERS:
-            raise ValueError(f"reader must be one of {sorted(READERS)}, got {self.reader!r}")
-        if self.frame_step < 1:
-            raise ValueError(f"frame_step must be at least 1, got {self.frame_step}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreprocessConfig:
-    """Which datasets become which shards."""
-
-    sources: tuple[SourceConfig, ...]
-    """The datasets; any number of them in one call."""
-
-    output: str
-    """Folder of the shards: a path or a URI (``s3://bucket/path``) that every worker reaches."""
-
-    crops: CropConfig = field(default_factory=CropConfig)
-    """What is cut from each frame."""
-
-    max_shard_bytes: int = 128 * 1024**2
-    """About the largest size of a shard."""
-
-    min_shards: int = 16
-    """At least this many shards, so that small datasets are cut in parallel, too."""
-
-    def __post_init__(self) -> None:
-        if not self.sources:
-            raise ValueError("sources must name at least one dataset, got none")
-        for name in ("max_shard_bytes", "min_shards"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardPlan:
-    """All that a worker needs to write one shard."""
-
-    shard: str
-    """File name."""
-
-    fingerprint: str
-    """Of the whole plan."""
-
-    tracks: tuple[Track, ...]
-    """In the order in which they are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +92,14 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
     _claim_folder(config, plans[0].fingerprint)
     shards = [plan.shard for plan in plans]
     images_written = 0
-    if not exists(filesystem, f"{path}/manifest.json"):
+    if exists(filesystem, f"{path}/{MANIFEST_FILE}"):
+        logger.info("the shards in %s are complete", config.output)
+    else:
         remove_partials(filesystem, path)
         images_written = _write_shards(config, plans)
         _write_index(config.output, shards)
+        write_contact_sheet(config.output)
         write_manifest(config.output, _make_manifest(config, shards))
-        _write_contact_sheet(config.output)
     notes = [read_notes(config.output, shard) for shard in shards]
     return PreprocessReport(
         manifest=read_manifest(config.output),
@@ -164,59 +108,6 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
         images_written=images_written,
         seconds=time.perf_counter() - start,
     )
-
-
-def read_tracks(config: PreprocessConfig) -> Iterator[Track]:
-    """The tracks of all sources, thinned, without those that cannot give a row.
-
-    Raises:
-        DatasetError: a source has no track at all.
-    """
-    for source in config.sources:
-        count = 0
-        for track in READERS[source.reader](Path(source.folder).absolute(), source.split):
-            count += 1
-            yield thin(track, source.frame_step)
-        if not count:
-            raise DatasetError(
-                f"{source.folder}: tracks expected, the {source.reader} reader found none in split "
-                f"{source.split!r}. Check the folder and the split."
-            )
-
-
-def make_plans(config: PreprocessConfig) -> list[ShardPlan]:
-    """Which tracks go to which shard: by a hash of the video's name, stable over runs."""
-    tracks = list(read_tracks(config))
-    names = Counter(track.name for track in tracks)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise DatasetError(
-            f"{twice[0]}: each track once expected, got {names[twice[0]]} of that name "
-            f"({len(twice)} names are not unique). Give each dataset's split once."
-        )
-    num_images = sum(len(usable_frames(track)) for track in tracks) * (1 + config.crops.num_views)
-    by_size = -(-num_images * TYPICAL_CROP_BYTES // config.max_shard_bytes)
-    num_shards = max(config.min_shards, by_size)
-    members: dict[int, list[Track]] = defaultdict(list)
-    for track in tracks:
-        members[zlib.crc32(f"{track.dataset}/{track.video}".encode()) % num_shards].append(track)
-    fingerprint = _fingerprint(config, num_shards, tracks)
-    return [
-        ShardPlan(shard=f"shard-{i:05d}.parquet", fingerprint=fingerprint, tracks=tuple(members[i]))
-        for i in sorted(members)
-    ]
-
-
-def _fingerprint(config: PreprocessConfig, num_shards: int, tracks: list[Track]) -> str:
-    """Hex digest of all that determines the shards, the images' pixels excepted."""
-    settings = {"schema": SCHEMA_VERSION, "shards": num_shards, **dataclasses.asdict(config.crops)}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for track in tracks:
-        files = [file.name for file in track.image_files]
-        text = [track.name, track.category, track.is_still, files]
-        digest.update(json.dumps(text).encode())
-        for array in (track.boxes, track.visible, track.frame_numbers):
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _claim_folder(config: PreprocessConfig, fingerprint: str) -> None:
@@ -335,26 +226,60 @@ def _count(index: pa.Table, num_views: int) -> dict[str, DatasetCounts]:
     return counts
 
 
-def _write_contact_sheet(output: str, num_rows: int = 12) -> None:
-    """``contact_sheet.jpg``: per line, a centred crop and its views from two rows, with boxes."""
-    filesystem, path = open_folder(output)
-    index = read_index(output)
-    picks = np.linspace(0, index.num_rows - 1, min(2 * num_rows, index.num_rows)).astype(int)
-    strips = []
-    for entry in index.take(picks).to_pylist():
-        chunk = read_chunks(output, entry["shard"], entry["row_group"])[entry["row_in_group"]]
-        jpegs = (chunk.centred_images[0], *chunk.view_images[0])
-        boxes = (chunk.centred_boxes[0], *chunk.view_boxes[0])
-        strips.append(np.hstack([_with_box(*pair) for pair in zip(jpegs, boxes, strict=True)]))
-    if len(strips) % 2:
-        strips.append(np.zeros_like(strips[0]))
-    sheet = np.vstack([np.hstack(strips[i : i + 2]) for i in range(0, len(strips), 2)])
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
-    with atomic_output(filesystem, f"{path}/contact_sheet.jpg") as stream:
-        stream.write(encoded.tobytes())
+def describe(report: PreprocessReport) -> str:
+    """A report in a few lines, for people."""
+    manifest = report.manifest
+    lines = [
+        f"{name}: {c.videos} videos, {c.tracks} tracks, {c.rows} rows, {c.frames} frames, "
+        f"{c.images} crops"
+        for name, c in manifest.counts.items()
+    ]
+    lines += [f"left out, {reason}: {count}" for reason, count in report.dropped.items()]
+    lines += [f"broken: {message}" for message in report.broken_images]
+    rate = report.images_written / report.seconds
+    lines.append(
+        f"{manifest.bytes / 1e6:.1f} MB; {report.images_written} crops written in "
+        f"{report.seconds:.1f} s ({rate:.0f} a second); fingerprint {manifest.fingerprint[:12]}"
+    )
+    return "\n".join(lines)
 
 
-def _with_box(jpeg: bytes, box: np.ndarray) -> np.ndarray:
-    corners = np.rint(box).astype(int)
-    left_top, right_bottom = corners[:2].tolist(), corners[2:].tolist()
-    return cv2.rectangle(decode(jpeg), left_top, right_bottom, (255, 255, 0), 2)
+def main(
+    sources: tuple[str, ...],
+    output: str,
+    crops: CropConfig,
+    max_shard_bytes: int = PreprocessConfig.max_shard_bytes,
+    min_shards: int = PreprocessConfig.min_shards,
+    address: str = "local",
+) -> None:
+    """Cuts datasets into shards of crops.
+
+    Args:
+        sources: each as reader:folder:split, e.g. got10k:/data/got10k:train.
+        output: folder of the shards, or a URI such as s3://bucket/path.
+        crops: what is cut from each frame.
+        max_shard_bytes: about the largest size of a shard.
+        min_shards: at least this many shards.
+        address: of the Ray cluster; "local" starts one, "auto" finds the running one.
+    """
+    import ray
+
+    config = PreprocessConfig(
+        sources=tuple(parse_source(text) for text in sources),
+        output=output if "://" in output else str(Path(output).absolute()),
+        crops=crops,
+        max_shard_bytes=max_shard_bytes,
+        min_shards=min_shards,
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    ray.init(address=address)
+    print(describe(preprocess(config)))
+
+
+if __name__ == "__main__":
+    import tyro
+
+    # By its import name: Ray's workers must find the classes that this script uses.
+    from data_pipeline import preprocess as script
+
+    tyro.cli(script.main)

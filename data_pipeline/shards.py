@@ -6,7 +6,6 @@ A row is a chunk of one track, so that pairs of frames can be drawn inside a row
 paths or URIs that pyarrow knows (``s3://bucket/path``).
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -22,12 +21,36 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from data_pipeline.crops import CROP_SIZE_PX
-from data_pipeline.storage import atomic_output, open_folder
+from data_pipeline.manifest import (
+    SCHEMA_VERSION,
+    DatasetCounts,
+    Manifest,
+    ShardError,
+    expect_version,
+    read_manifest,
+    write_manifest,
+)
+from data_pipeline.storage import open_folder
 
-SCHEMA_VERSION = 1
-"""Rises whenever the columns or their meaning change."""
+__all__ = [
+    "ARROW_SCHEMA",
+    "INDEX_FILE",
+    "INDEX_SCHEMA",
+    "SCHEMA_VERSION",
+    "DatasetCounts",
+    "Manifest",
+    "ShardError",
+    "ShardWriter",
+    "TrackChunk",
+    "decode",
+    "index_shard",
+    "read_chunks",
+    "read_index",
+    "read_manifest",
+    "read_notes",
+    "write_manifest",
+]
 
-MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.parquet"
 
 ROWS_PER_GROUP = 8
@@ -69,10 +92,6 @@ INDEX_SCHEMA = pa.schema(
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 """Columns of the index: where each row of the shards lies, and what it is."""
-
-
-class ShardError(ValueError):
-    """A folder of shards is not what the schema promises; the message says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,52 +146,6 @@ class TrackChunk:
                 f"per frame and view expected everywhere, got {counts} and views {sorted(views)}. "
                 "Run data_pipeline/preprocess.py again into a new folder."
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetCounts:
-    """How much of one dataset a folder of shards holds."""
-
-    videos: int
-    """Videos, or images of a dataset of stills."""
-
-    tracks: int
-    """Targets."""
-
-    rows: int
-    """Chunks."""
-
-    frames: int
-    """Frames, each once per target."""
-
-    images: int
-    """JPEGs: frames times (1 + views)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a complete folder of shards holds."""
-
-    schema_version: int
-    """`SCHEMA_VERSION` of the code that wrote it."""
-
-    num_views: int
-    """Moved views per frame, beside the centred one."""
-
-    jpeg_quality: int
-    """Of the crops."""
-
-    seed: int
-    """From which the views were drawn."""
-
-    counts: dict[str, DatasetCounts]
-    """By dataset."""
-
-    bytes: int
-    """Size of all shards."""
-
-    fingerprint: str
-    """Hex digest of the rows' content: equal for equal rows in equal shards."""
 
 
 def decode(jpeg: bytes) -> UInt8[ndarray, "263 263 3"]:
@@ -318,56 +291,6 @@ def read_index(folder: str) -> pa.Table:
         return file.read()
 
 
-def read_manifest(folder: str) -> Manifest:
-    """What a folder of shards holds.
-
-    Raises:
-        ShardError: there is no manifest, or one of another schema version.
-    """
-    filesystem, path = open_folder(folder)
-    try:
-        with filesystem.open_input_stream(f"{path}/{MANIFEST_FILE}") as stream:
-            content = json.loads(stream.read())
-        version = content["schema_version"]
-        counts = content["counts"]
-    except FileNotFoundError as error:
-        raise ShardError(
-            f"{folder}/{MANIFEST_FILE}: the manifest of complete shards expected, there is none. "
-            "Either the path is wrong or the preprocessing has not ended: run "
-            "data_pipeline/preprocess.py with this output folder (again); it goes on where it was."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ShardError(
-            f"{folder}/{MANIFEST_FILE}: a manifest expected, it does not parse "
-            f"({type(error).__name__}: {error}). Run data_pipeline/preprocess.py again."
-        ) from error
-    _expect_version(f"{folder}/{MANIFEST_FILE}", version)
-    try:
-        content["counts"] = {name: DatasetCounts(**entry) for name, entry in counts.items()}
-        return Manifest(**content)
-    except (TypeError, AttributeError) as error:
-        raise ShardError(
-            f"{folder}/{MANIFEST_FILE}: the fields of Manifest expected ({error}). "
-            "Run data_pipeline/preprocess.py again into a new folder."
-        ) from error
-
-
-def write_manifest(folder: str, manifest: Manifest) -> None:
-    """Ends the writing of a folder of shards."""
-    filesystem, path = open_folder(folder)
-    with atomic_output(filesystem, f"{path}/{MANIFEST_FILE}") as stream:
-        stream.write((json.dumps(dataclasses.asdict(manifest), indent=2) + "\n").encode())
-
-
-def _expect_version(path: str, version: object) -> None:
-    if str(version) != str(SCHEMA_VERSION):
-        raise ShardError(
-            f"{path}: schema version {SCHEMA_VERSION} expected, got {version}. The shards were "
-            "written by another version of this project: run data_pipeline/preprocess.py again "
-            "into a new folder."
-        )
-
-
 @contextmanager
 def _opened(folder: str, name: str) -> Iterator[Any]:
     """A Parquet file of ours; whatever Arrow finds wrong with it becomes a `ShardError`."""
@@ -375,7 +298,7 @@ def _opened(folder: str, name: str) -> Iterator[Any]:
     try:
         with filesystem.open_input_file(f"{path}/{name}") as stream, pq.ParquetFile(stream) as file:
             metadata = file.schema_arrow.metadata or {}
-            _expect_version(f"{folder}/{name}", metadata.get(b"schema_version", b"none").decode())
+            expect_version(f"{folder}/{name}", metadata.get(b"schema_version", b"none").decode())
             yield file
     except FileNotFoundError as error:
         raise ShardError(

@@ -15,10 +15,19 @@ from numpy.random import Generator
 
 from data_pipeline import boxes as box_ops
 from data_pipeline.crops import EXEMPLAR_SIZE_PX, context_size
+from data_pipeline.synthetic_objects import (
+    Look,
+    SceneObject,
+    body,
+    draw_look,
+    look_alike,
+    place,
+    rotations,
+    surface,
+    wave,
+)
 from data_pipeline.synthetic_textures import NUM_FAMILIES, octaves, palette, texture
 
-TEXTURE_SIDE_PX = 96
-NUM_OUTLINE_POINTS = 48
 MIN_VISIBLE_FRACTION = 0.1
 
 
@@ -92,37 +101,6 @@ class SyntheticConfig:
             raise ValueError(f"jpeg_quality must lie in 1..100, got {self.jpeg_quality}")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Look:
-    """What an object looks like at rest."""
-
-    hue: float
-    """OpenCV's half degrees, 0..180."""
-
-    family: int
-    """Kind of texture."""
-
-    radii: Float[ndarray, "points"]
-    """Radius of the outline at each angle."""
-
-    drift: Float[ndarray, "points"]
-    """How the radii change when the object deforms."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SceneObject:
-    """One object: its surface and its outline in every frame."""
-
-    surface: UInt8[ndarray, "side side 3"]
-    """Its texture, in its own frame of reference."""
-
-    outlines: Float[ndarray, "frames points 2"]
-    """In the image, pixels."""
-
-    surface_to_image: Float[ndarray, "frames 2 3"]
-    """Affine map from the surface's pixels to the image's."""
-
-
 def render_video(
     config: SyntheticConfig, video_seed: int
 ) -> tuple[
@@ -138,11 +116,11 @@ def render_video(
         video_seed: of this video; `readers.synthetic.video_seeds` gives those of a dataset.
     """
     rng = np.random.default_rng(video_seed)
-    look = _draw_look(rng)
+    look = draw_look(rng)
     size_px = float(rng.uniform(config.min_target_px, config.max_target_px))
-    outlines, axes = _body(config.frames_per_video, rng, look, size_px)
+    outlines, axes = body(config.frames_per_video, rng, look, size_px)
     path = _walk(config, rng, outlines.max(axis=1) - outlines.min(axis=1))
-    target = _placed(_surface(rng, look), outlines, axes, path)
+    target = place(surface(rng, look), outlines, axes, path)
     rivals = [
         _distractor(config, rng, look, path, size_px)
         for _ in range(rng.integers(1, config.max_distractors + 1))
@@ -159,92 +137,6 @@ def render_video(
     boxes = np.concatenate([target.outlines.min(axis=1), target.outlines.max(axis=1)], axis=1)
     boxes = box_ops.clip(boxes, width=config.width_px, height=config.height_px)
     return frames, boxes, _is_visible(config, target, in_front)
-
-
-def _draw_look(rng: Generator) -> Look:
-    """A random ellipse, rectangle, polygon, star or blob with a random surface."""
-    angles = np.arange(NUM_OUTLINE_POINTS) * 2 * np.pi / NUM_OUTLINE_POINTS
-    kind = rng.integers(5)
-    if kind == 0:
-        radii = np.ones_like(angles)
-    elif kind == 1:
-        radii = 1 / np.maximum(np.abs(np.cos(angles)), np.abs(np.sin(angles)))
-    elif kind == 2:
-        sector = 2 * np.pi / rng.integers(3, 7)
-        radii = np.cos(sector / 2) / np.cos(angles % sector - sector / 2)
-    elif kind == 3:
-        radii = 1 + rng.uniform(0.2, 0.4) * np.cos(rng.integers(3, 7) * angles)
-    else:
-        orders, phases = np.arange(2, 6)[:, None], rng.uniform(0, 2 * np.pi, (4, 1))
-        waves = rng.normal(0, 0.28, (4, 1)) / orders**0.5 * np.cos(orders * angles + phases)
-        radii = np.maximum(1 + waves.sum(axis=0), 0.35)
-    drift = 0.12 * np.cos(2 * angles + rng.uniform(0, 6)) + 0.08 * np.cos(3 * angles)
-    family = int(rng.integers(NUM_FAMILIES))
-    return Look(hue=float(rng.uniform(0, 180)), family=family, radii=radii, drift=drift)
-
-
-def _look_alike(rng: Generator, look: Look) -> Look:
-    """A look that shares shape and texture (another colour), or the colour, or nothing."""
-    other = _draw_look(rng)
-    far_hue = float((look.hue + rng.uniform(40, 140)) % 180)
-    far_family = int((look.family + rng.integers(1, NUM_FAMILIES)) % NUM_FAMILIES)
-    kind = rng.random()
-    if kind < 0.45:
-        return Look(hue=far_hue, family=look.family, radii=look.radii, drift=look.drift)
-    if kind < 0.75:
-        return Look(hue=look.hue, family=far_family, radii=other.radii, drift=other.drift)
-    return Look(hue=far_hue, family=far_family, radii=other.radii, drift=other.drift)
-
-
-def _surface(rng: Generator, look: Look) -> UInt8[ndarray, "side side 3"]:
-    return texture(rng, TEXTURE_SIDE_PX, TEXTURE_SIDE_PX, palette(rng, look.hue), look.family)
-
-
-def _wave(count: int, rng: Generator) -> Float[ndarray, "frames"]:
-    """A smooth curve within [-1, 1]: the mean of three slow sines."""
-    periods, phases = rng.uniform(25, 90, 3), rng.uniform(0, 2 * np.pi, 3)
-    return np.sin(2 * np.pi * np.arange(count)[:, None] / periods + phases).mean(axis=1)
-
-
-def _rotations(angles: Float[ndarray, "frames"]) -> Float[ndarray, "frames 2 2"]:
-    cos, sin = np.cos(angles), np.sin(angles)
-    return np.stack([np.stack([cos, -sin], axis=-1), np.stack([sin, cos], axis=-1)], axis=-2)
-
-
-def _body(
-    count: int, rng: Generator, look: Look, size_px: float
-) -> tuple[Float[ndarray, "frames points 2"], Float[ndarray, "frames 2 2"]]:
-    """Outlines centred on their own box, and the maps from the object's unit axes to the image.
-
-    The object turns, grows and shrinks, changes its aspect and its shape, all smoothly.
-    """
-    angles = np.arange(NUM_OUTLINE_POINTS) * 2 * np.pi / NUM_OUTLINE_POINTS
-    radii = look.radii + look.drift * _wave(count, rng)[:, None]
-    local = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[..., None]
-    turns = rng.choice([0.0, rng.uniform(0, 2 * np.pi)]) + rng.uniform(0.2, 0.9) * _wave(count, rng)
-    stretch = np.exp(rng.normal(0, 0.16) + 0.1 * _wave(count, rng))
-    axes = _rotations(turns) * np.stack([stretch, 1 / stretch], axis=1)[:, None, :]
-    outlines = np.einsum("fij,fpj->fpi", axes, local)
-    growth = _wave(count, rng)
-    factors = np.exp(0.3 * (growth - growth[0])) * size_px / np.ptp(outlines[0], axis=0).mean()
-    outlines -= (outlines.max(axis=1) + outlines.min(axis=1))[:, None] / 2
-    return outlines * factors[:, None, None], axes * factors[:, None, None]
-
-
-def _placed(
-    surface: UInt8[ndarray, "side side 3"],
-    outlines: Float[ndarray, "frames points 2"],
-    axes: Float[ndarray, "frames 2 2"],
-    path: Float[ndarray, "frames 2"],
-) -> SceneObject:
-    """A body put on its path; the surface spans 1.5 units of its axes to each side."""
-    linear = axes * (3 / TEXTURE_SIDE_PX)
-    offsets = path - linear.sum(axis=2) * (TEXTURE_SIDE_PX / 2)
-    return SceneObject(
-        surface=surface,
-        outlines=outlines + path[:, None],
-        surface_to_image=np.concatenate([linear, offsets[..., None]], axis=2),
-    )
 
 
 def _walk(
@@ -277,18 +169,16 @@ def _distractor(
 ) -> SceneObject:
     """A look-alike that roams by itself and, for a while, passes close to the target."""
     count = config.frames_per_video
-    own_look = _look_alike(rng, look)
+    own_look = look_alike(rng, look)
     size_px = target_size_px * float(np.exp(rng.normal(0, 0.2)))
-    outlines, axes = _body(count, rng, own_look, size_px)
+    outlines, axes = body(count, rng, own_look, size_px)
     path = _walk(config, rng, outlines.max(axis=1) - outlines.min(axis=1))
     meeting, width = rng.uniform(0, count), rng.uniform(4, 10)
     nearness = np.exp(-(((np.arange(count) - meeting) / width) ** 2))[:, None]
-    angle = rng.uniform(0, 2 * np.pi) + rng.uniform(-2, 2) * _wave(count, rng)
+    angle = rng.uniform(0, 2 * np.pi) + rng.uniform(-2, 2) * wave(count, rng)
     distance = rng.uniform(0.7, 1.4) * (target_size_px + size_px) / 2
     beside = target_path + distance * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return _placed(
-        _surface(rng, own_look), outlines, axes, path * (1 - nearness) + beside * nearness
-    )
+    return place(surface(rng, own_look), outlines, axes, path * (1 - nearness) + beside * nearness)
 
 
 def _occluder(
@@ -299,14 +189,14 @@ def _occluder(
 ) -> SceneObject:
     """Something unlike the target that passes over a part of it, once."""
     count = config.frames_per_video
-    look = _draw_look(rng)
-    outlines, axes = _body(count, rng, look, target_size_px * rng.uniform(0.6, 1.0))
+    look = draw_look(rng)
+    outlines, axes = body(count, rng, look, target_size_px * rng.uniform(0.6, 1.0))
     meeting, angle = rng.uniform(0.3, 1.0) * count, rng.uniform(0, 2 * np.pi)
     direction = np.array([np.cos(angle), np.sin(angle)])
     speed = target_size_px * rng.uniform(0.15, 0.3)
     along = (np.arange(count) - meeting)[:, None] * speed * direction
     aside = rng.uniform(-0.5, 0.5) * target_size_px * direction[::-1] * [-1, 1]
-    return _placed(_surface(rng, look), outlines, axes, target_path + along + aside)
+    return place(surface(rng, look), outlines, axes, target_path + along + aside)
 
 
 def _backgrounds(
@@ -325,9 +215,9 @@ def _backgrounds(
     canvas = np.clip(mean + (canvas - mean) * config.background_contrast, 0, 255)
     canvas = cv2.resize(canvas.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
     count = config.frames_per_video
-    pan = frame / 4 * 0.8 * np.stack([_wave(count, rng), _wave(count, rng)], axis=1)
-    zoom = 1 + 0.06 * _wave(count, rng)
-    linear = _rotations(0.06 * _wave(count, rng)) * zoom[:, None, None]
+    pan = frame / 4 * 0.8 * np.stack([wave(count, rng), wave(count, rng)], axis=1)
+    zoom = 1 + 0.06 * wave(count, rng)
+    linear = rotations(0.06 * wave(count, rng)) * zoom[:, None, None]
     offsets = np.array([width, height]) + pan - linear @ (frame / 2)
     maps = np.concatenate([linear, offsets[..., None]], axis=2)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -342,8 +232,8 @@ def _film(
     """All frames: the objects, from back to front, under changing light, with noise."""
     frames = _backgrounds(config, rng)
     count, height, width, _ = frames.shape
-    gains = np.exp(0.25 * _wave(count, rng))[:, None] * np.exp(
-        0.08 * np.stack([_wave(count, rng) for _ in range(3)], axis=1)
+    gains = np.exp(0.25 * wave(count, rng))[:, None] * np.exp(
+        0.08 * np.stack([wave(count, rng) for _ in range(3)], axis=1)
     )
     noise = rng.normal(0, config.noise_level, (height + 16, width + 16, 3)).astype(np.int16)
     for index in range(count):

@@ -1,0 +1,113 @@
+"""What a folder of shards says about itself: schema version, counts and a fingerprint."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from data_pipeline.storage import atomic_output, open_folder
+
+SCHEMA_VERSION = 1
+"""Rises whenever the columns or their meaning change."""
+
+MANIFEST_FILE = "manifest.json"
+
+
+class ShardError(ValueError):
+    """A folder of shards is not what the schema promises; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetCounts:
+    """How much of one dataset a folder of shards holds."""
+
+    videos: int
+    """Videos, or images of a dataset of stills."""
+
+    tracks: int
+    """Targets."""
+
+    rows: int
+    """Chunks."""
+
+    frames: int
+    """Frames, each once per target."""
+
+    images: int
+    """JPEGs: frames times (1 + views)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a complete folder of shards holds."""
+
+    schema_version: int
+    """`SCHEMA_VERSION` of the code that wrote it."""
+
+    num_views: int
+    """Moved views per frame, beside the centred one."""
+
+    jpeg_quality: int
+    """Of the crops."""
+
+    seed: int
+    """From which the views were drawn."""
+
+    counts: dict[str, DatasetCounts]
+    """By dataset."""
+
+    bytes: int
+    """Size of all shards."""
+
+    fingerprint: str
+    """Hex digest of the rows' content: equal for equal rows in equal shards."""
+
+
+def read_manifest(folder: str) -> Manifest:
+    """What a folder of shards holds.
+
+    Raises:
+        ShardError: there is no manifest, or one of another schema version.
+    """
+    filesystem, path = open_folder(folder)
+    try:
+        with filesystem.open_input_stream(f"{path}/{MANIFEST_FILE}") as stream:
+            content = json.loads(stream.read())
+        version = content["schema_version"]
+        counts = content["counts"]
+    except FileNotFoundError as error:
+        raise ShardError(
+            f"{folder}/{MANIFEST_FILE}: the manifest of complete shards expected, there is none. "
+            "Either the path is wrong or the preprocessing has not ended: run "
+            "data_pipeline/preprocess.py with this output folder (again); it goes on where it was."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ShardError(
+            f"{folder}/{MANIFEST_FILE}: a manifest expected, it does not parse "
+            f"({type(error).__name__}: {error}). Run data_pipeline/preprocess.py again."
+        ) from error
+    expect_version(f"{folder}/{MANIFEST_FILE}", version)
+    try:
+        content["counts"] = {name: DatasetCounts(**entry) for name, entry in counts.items()}
+        return Manifest(**content)
+    except (TypeError, AttributeError) as error:
+        raise ShardError(
+            f"{folder}/{MANIFEST_FILE}: the fields of Manifest expected ({error}). "
+            "Run data_pipeline/preprocess.py again into a new folder."
+        ) from error
+
+
+def write_manifest(folder: str, manifest: Manifest) -> None:
+    """Ends the writing of a folder of shards."""
+    filesystem, path = open_folder(folder)
+    with atomic_output(filesystem, f"{path}/{MANIFEST_FILE}") as stream:
+        stream.write((json.dumps(dataclasses.asdict(manifest), indent=2) + "\n").encode())
+
+
+def expect_version(path: str, version: object) -> None:
+    """Raises `ShardError` unless a file was written with this schema."""
+    if str(version) != str(SCHEMA_VERSION):
+        raise ShardError(
+            f"{path}: schema version {SCHEMA_VERSION} expected, got {version}. The shards were "
+            "written by another version of this project: run data_pipeline/preprocess.py again "
+            "into a new folder."
+        )

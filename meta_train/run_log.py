@@ -13,11 +13,12 @@ import dataclasses
 import io
 import json
 import logging
+import os
 import re
 import time
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -45,9 +46,12 @@ class RunLogError(RuntimeError):
 class MlflowConfig:
     """Where runs are logged."""
 
-    tracking_uri: str = "sqlite:///mlflow.db"
-    """A database (``sqlite:///file``) or a server (``http://host:port``). A relative file lies in
-    the folder where the script starts, and a bare ``mlflow ui`` there shows the runs."""
+    tracking_uri: str = field(
+        default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    )
+    """A database (``sqlite:///file``) or a server (``http://host:port``); MLFLOW_TRACKING_URI where
+    it is set. A relative file lies in the folder where the script starts, and a bare ``mlflow ui``
+    there shows the runs."""
 
     experiment: str = "tracking-maml"
     """The experiment's name."""
@@ -108,9 +112,9 @@ def flatten_config(config: object, prefix: str = "") -> dict[str, object]:
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise ValueError(f"expected a dataclass instance, got {type(config).__name__}")
     flat: dict[str, object] = {}
-    for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), prefix + field.name
-        if dataclasses.is_dataclass(value) and len(typing.get_args(field.type)) > 1:
+    for entry in dataclasses.fields(config):
+        value, name = getattr(config, entry.name), prefix + entry.name
+        if dataclasses.is_dataclass(value) and len(typing.get_args(entry.type)) > 1:
             flat[name] = type(value).__name__
         flat |= _flatten_value(value, name)
     return flat

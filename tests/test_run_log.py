@@ -227,7 +227,7 @@ def test_processes_that_create_one_database_at_once_all_get_a_run(tmp_path: Path
         "from meta_train.run_log import *;"
         "RunLog.start(MlflowConfig(), run_name='r', params={}, tags={}).finish()"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
     processes = [
         subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
         for _ in range(3)

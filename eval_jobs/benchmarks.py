@@ -83,6 +83,14 @@ class Selection:
             count = f"{len(self.tracks)} of {self.num_expected} sequences"
         return count if self.max_frames is None else f"{count}, first {self.max_frames} frames"
 
+    @property
+    def metric_prefix(self) -> str:
+        """``otb100``, or ``otb100-8of100``: what metric names begin with."""
+        name = self.benchmark.name
+        if len(self.tracks) != self.num_expected:
+            name = f"{name}-{len(self.tracks)}of{self.num_expected}"
+        return name if self.max_frames is None else f"{name}-first{self.max_frames}"
+
 
 def score_otb(predicted: Float[ndarray, "frames 4"], track: Track) -> Curves:
     """OTB's curves over all frames; a frame without valid ground truth counts as OTB counts it."""

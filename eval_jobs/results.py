@@ -101,6 +101,19 @@ class ResultStore:
                 )
         return _trajectory(content, track, path)
 
+    def read_existing(self, track: Track) -> Trajectory:
+        """The trajectory of a sequence that was tracked.
+
+        Raises:
+            ResultError: as `read`, and where there is no file.
+        """
+        trajectory = self.read(track)
+        if trajectory is None:
+            raise ResultError(
+                f"{track.name}: {self.path(track)} is gone; track the sequence again."
+            )
+        return trajectory
+
     def _identity(self, track: Track) -> dict[str, Any]:
         """What a file says that it is of."""
         return {

@@ -1,6 +1,6 @@
 """The online tracker: Algorithm 1, each of its lines findable by its number.
 
-tracker = OnlineTracker.load("checkpoint.pt")
+tracker = OnlineTracker.load("runs/RUN_ID/best")
 tracker.start(first_frame, box)
 boxes = [tracker.follow(frame).box for frame in frames]
 """
@@ -25,6 +25,7 @@ from eval_jobs.candidates import (
     smooth_shape,
 )
 from eval_jobs.support_set import SupportSet
+from meta_train.checkpoint import load_learner
 from meta_train.detectors.backbone import BRANCHES, STRIDE_PX, Branch, Weights
 from meta_train.detectors.network import Features
 from meta_train.learner import Learner
@@ -163,15 +164,19 @@ class OnlineTracker:
         self._last_update = 0
 
     @classmethod
-    def load(cls, checkpoint: str | Path, config: TrackerConfig | None = None) -> "OnlineTracker":
-        """The tracker of a checkpoint.
+    def load(
+        cls,
+        checkpoint: str | Path,
+        config: TrackerConfig | None = None,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> "OnlineTracker":
+        """The tracker of a checkpoint's folder.
 
         Raises:
-            CheckpointError: the file is missing or is no checkpoint.
+            CheckpointError: the folder is missing or is no whole checkpoint.
         """
-        from meta_train.checkpoint import load_learner
-
-        return cls(load_learner(Path(checkpoint)), config)
+        return cls(load_learner(checkpoint, device), config)
 
     def start(
         self,

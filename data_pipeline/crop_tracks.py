@@ -188,7 +188,9 @@ def _crop_frame(
         drops.broken_images.append(str(error))
         return None
     height, width, _ = image.shape
-    box = box_ops.clip(track.boxes[index].astype(np.float64), width=width, height=height)
+    box = box_ops.clip(
+        track.boxes[index].astype(np.float64), width=float(width), height=float(height)
+    )
     smallest = config.min_still_box_px if track.is_still else config.min_box_px
     if (box[2:] - box[:2]).min() < smallest:
         drops.reasons["box too small"] += 1

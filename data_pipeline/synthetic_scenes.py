@@ -135,7 +135,7 @@ def render_video(
         in_front.append(_occluder(config, rng, path, size_px))
     frames = _film(config, rng, [*behind, target, *in_front])
     boxes = np.concatenate([target.outlines.min(axis=1), target.outlines.max(axis=1)], axis=1)
-    boxes = box_ops.clip(boxes, width=config.width_px, height=config.height_px)
+    boxes = box_ops.clip(boxes, width=float(config.width_px), height=float(config.height_px))
     return frames, boxes, _is_visible(config, target, in_front)
 
 
@@ -238,7 +238,7 @@ def _film(
     noise = rng.normal(0, config.noise_level, (height + 16, width + 16, 3)).astype(np.int16)
     for index in range(count):
         for item in objects:
-            _draw(frames[index], item, index)
+            draw(frames[index], item, index)
         row, column = rng.integers(0, 16, 2)
         table = np.clip(np.arange(256)[:, None] * gains[index], 0, 255).astype(np.uint8)
         grains = noise[row : row + height, column : column + width]
@@ -247,7 +247,7 @@ def _film(
     return frames
 
 
-def _draw(frame: UInt8[ndarray, "height width 3"], item: SceneObject, index: int) -> None:
+def draw(frame: UInt8[ndarray, "height width 3"], item: SceneObject, index: int) -> None:
     """Paints one object into a frame that is being made (the one function that edits in place)."""
     height, width, _ = frame.shape
     outline = item.outlines[index]

@@ -200,6 +200,15 @@ def test_plans_are_stable_and_complete(tmp_path: Path) -> None:
     assert make_plans(reseeded)[0].fingerprint != plans[0].fingerprint
 
 
+def test_a_shard_is_kept_only_if_its_plan_is_the_same(tmp_path: Path) -> None:
+    output = str(tmp_path / "shards")
+    config = PreprocessConfig(sources=make_sources(tmp_path), output=output, min_shards=1)
+    (plan,) = make_plans(config)
+    assert write_shard(plan, output, config.crops) == 66
+    assert write_shard(plan, output, config.crops) == 0
+    assert write_shard(replace(plan, fingerprint="other"), output, config.crops) == 66
+
+
 def test_the_same_source_twice_is_refused(tmp_path: Path) -> None:
     sources = make_sources(tmp_path)
     with pytest.raises(DatasetError, match="got10k/video_0: each track once expected, got 2"):

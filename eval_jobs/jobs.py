@@ -144,7 +144,8 @@ def run_job(job: SequenceJob) -> None:
 def _sequence_metrics(job: SequenceJob, trajectory: Trajectory) -> dict[str, float]:
     """A sequence's score under the names that it has in MLflow."""
     score = score_sequence(job.benchmark, job.track, trajectory)
-    prefix = f"{job.benchmark.name}_sequences/{file_name(job.spec.name)}/{score.sequence}"
+    limit = "" if job.store.max_frames is None else f"-first{job.store.max_frames}"
+    prefix = f"{job.benchmark.name}{limit}_sequences/{file_name(job.spec.name)}/{score.sequence}"
     return {f"{prefix}/{name}": value for name, value in score.values.items()}
 
 

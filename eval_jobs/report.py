@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -15,7 +16,11 @@ from meta_train.run_log import RunLog
 _STYLES = ("-", "--", "-.", ":")
 
 
-def table_rows(scores: Sequence[TrackerScore]) -> list[dict[str, object]]:
+Row = dict[str, Any]
+"""A row of a table: its columns by name."""
+
+
+def table_rows(scores: Sequence[TrackerScore]) -> list[Row]:
     """One row per score: tracker, benchmark, its protocol and coverage, the metrics, the speed."""
     return [
         {"tracker": score.tracker, "benchmark": score.selection.benchmark.title}
@@ -25,7 +30,7 @@ def table_rows(scores: Sequence[TrackerScore]) -> list[dict[str, object]]:
     ]
 
 
-def sequence_rows(scores: Sequence[TrackerScore]) -> list[dict[str, object]]:
+def sequence_rows(scores: Sequence[TrackerScore]) -> list[Row]:
     """One row per score and sequence."""
     return [
         {"tracker": score.tracker, "sequence": each.sequence, "frames": each.num_frames}
@@ -36,7 +41,7 @@ def sequence_rows(scores: Sequence[TrackerScore]) -> list[dict[str, object]]:
     ]
 
 
-def text_table(rows: Sequence[dict[str, object]], title: str = "") -> str:
+def text_table(rows: Sequence[Row], title: str = "") -> str:
     """Rows, which share their columns, as a table of text."""
     table = Table(title=title or None)
     for column, value in (rows[0] if rows else {}).items():
@@ -44,7 +49,7 @@ def text_table(rows: Sequence[dict[str, object]], title: str = "") -> str:
         table.add_column(column, justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    console = Console(file=io.StringIO(), width=140)
+    console = Console(file=io.StringIO(), width=160)
     console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
@@ -79,11 +84,11 @@ def precision_figure(scores: Sequence[TrackerScore]) -> Figure:
 def summary_metrics(scores: Sequence[TrackerScore], primary: str) -> dict[str, float]:
     """The scores under the names that they have in MLflow.
 
-    The primary tracker's are ``otb100/auc``, ``otb100/precision_20`` and ``speed/fps``, so that runs
-    compare; another tracker's are ``otb100/<tracker>/auc`` and so on. A partial score is no score of
-    the benchmark and has a name of its own, ``otb100-8of100/auc``.
+    The primary tracker's are ``otb100/auc``, ``otb100/precision_20`` and ``speed/fps``, so that
+    runs compare; another tracker's are ``otb100/<tracker>/auc`` and so on. A partial score is no
+    score of the benchmark and has a name of its own, ``otb100-8of100/auc``.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
     for score in scores:
         own = "" if score.tracker == primary else f"/{file_name(score.tracker)}"
         prefix = f"{score.selection.metric_prefix}{own}"

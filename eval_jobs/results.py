@@ -1,7 +1,8 @@
 """Trajectories on disk: one JSON file per tracker and sequence, complete and checked or not used.
 
-A file is named by its tracker's fingerprint, the dataset and the sequence, so benchmarks that share
-sequences (OTB-50 and OTB-100) share results, and a run that was killed continues where it was.
+A file is named by its tracker's fingerprint, the dataset, the sequence and its annotation, so
+benchmarks that share sequences (OTB-50 and OTB-100) share results, two videos of one name never do,
+and a run that was killed continues where it was.
 """
 
 import hashlib

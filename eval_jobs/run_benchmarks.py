@@ -64,7 +64,7 @@ def main(
         for checkpoint in checkpoints
         for spec in phase_specs(checkpoint.absolute(), tracker, phases, device=device)
     ]
-    specs += [{"static": StaticSpec, "mil": OpenCvSpec}[name]() for name in baselines]
+    specs += [StaticSpec() if name == "static" else OpenCvSpec() for name in baselines]
     if not specs:
         raise SystemExit("nothing to evaluate: give --checkpoints or --baselines")
     run_log = RunLog.start(
@@ -75,7 +75,8 @@ def main(
         tags={"kind": "evaluation"},
     )
     status: Literal["FINISHED", "FAILED"] = "FAILED"
-    ray.init(address=address)
+    if address != "local":
+        ray.init(address=address)
     try:
         scores = evaluate(
             specs,
@@ -93,7 +94,6 @@ def main(
         status = "FINISHED"
     finally:
         run_log.finish(status)
-        ray.shutdown()
     print(text_table(sequence_rows(scores)))
     print(text_table(table_rows(scores)))
 

@@ -8,7 +8,7 @@ boxes = [tracker.follow(frame).box for frame in frames]
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -131,6 +131,7 @@ class Prediction:
     """The target was not found, and the box is that of the frame before."""
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What follows one target through a video."""
 

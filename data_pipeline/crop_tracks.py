@@ -76,7 +76,7 @@ class DropReport:
     """What was left out, gathered while tracks are cropped."""
 
     reasons: Counter[str] = field(default_factory=Counter)
-    """How often each reason came up: ``invisible``, ``no box`` ... (frames), ``short track``."""
+    """Frames left out, by reason, e.g. ``box too small``."""
 
     broken_images: list[str] = field(default_factory=list)
     """Messages of the images that could not be read."""

@@ -133,7 +133,7 @@ def test_the_orders_differ() -> None:
 
 
 def test_rate_gradient_has_its_closed_form() -> None:
-    """One step, last-step loss: d loss / d rate = -<query gradient, support gradient> per kernel."""
+    """One step, last-step loss: d loss / d rate = -<query, support gradient> per kernel."""
     detector, episodes = DETECTORS["fcos"], make_episodes(num_pairs=1)
     episodes = episodes._replace(query_present=torch.ones_like(episodes.query_present))
     weights, rates = make_network(detector, "head")

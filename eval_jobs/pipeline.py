@@ -1,0 +1,260 @@
+"""One run from end to end: data, meta-training, evaluation, and everything of it in MLflow."""
+
+import json
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import TypeAdapter
+
+from data_pipeline.episodes import stack
+from data_pipeline.shards import read_manifest
+from data_pipeline.storage import atomic_output, open_folder
+from data_pipeline.synthetic_data import prepare
+from data_pipeline.synthetic_scenes import SyntheticConfig
+from eval_jobs.benchmarks import find_benchmark
+from eval_jobs.jobs import evaluate
+from eval_jobs.report import log_scores
+from eval_jobs.scores import TrackerScore
+from eval_jobs.tracker import TrackerConfig
+from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, phase_specs
+from meta_train.checkpoint import load_learner
+from meta_train.diagnosis import adaptation_curves, score_map_figure
+from meta_train.outer_step import to_episodes
+from meta_train.run_log import MlflowConfig, RunLog, flatten_config
+from meta_train.train_config import TrainConfig, fingerprint
+from meta_train.trainer import TrainResult, create_run, fit, run_config
+from meta_train.validation import validation_stream
+
+logger = logging.getLogger(__name__)
+
+_MLFLOW_FILE = "mlflow_run.json"
+_EVALUATION_FILE = "evaluation.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What a trained detector is tried on."""
+
+    benchmark: str = "synthetic"
+    """A row of `eval_jobs.benchmarks.BENCHMARKS`."""
+
+    folder: str = ""
+    """The benchmark's sequences. Empty: the synthetic ones of the run, or no evaluation."""
+
+    phases: tuple[Phase, ...] = ("after", "before", "online")
+    """How far the tracker adapts in each row; the first is the run's main result."""
+
+    tracker: TrackerConfig = TrackerConfig()
+    """The constants of Algorithm 1."""
+
+    references: bool = True
+    """Rows of a box that never moves and of OpenCV's MIL beside ours."""
+
+    partial: bool = False
+    """Accept that sequences of the benchmark are missing; the score says so."""
+
+    max_frames: int | None = None
+    """Only the first so many frames of each sequence."""
+
+    device: str = "cpu"
+    """Where trackers run; ``cuda`` takes a share of a GPU for each task."""
+
+    gpus_per_task: float = 0.25
+    """That share."""
+
+
+_EVALUATION = TypeAdapter(EvaluationConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """One run from end to end."""
+
+    train: TrainConfig = TrainConfig()
+    """Meta-training."""
+
+    synthetic: SyntheticConfig | None = None
+    """Make these videos and train on them, where ``train.shards`` names none."""
+
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """What comes after."""
+
+    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
+    """Where it is logged."""
+
+    storage: str = "runs"
+    """Folder or URI of the runs: checkpoints, results, synthetic data."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What a run gave."""
+
+    train: TrainResult
+    """Checkpoints and the last validation."""
+
+    scores: tuple[TrackerScore, ...]
+    """A row for each phase and reference."""
+
+    mlflow_run_id: str
+    """Where it all is logged."""
+
+
+def run(
+    config: PipelineConfig,
+    run_id: str,
+    *,
+    resume: bool = False,
+    init_from: str | None = None,
+    tags: dict[str, str] | None = None,
+) -> Outcome:
+    """Trains and evaluates; the caller has started Ray.
+
+    Args:
+        config: the run. With ``resume``, training goes by the config that the run started with.
+        run_id: the run's name, and its folder in the storage.
+        resume: go on with a run that exists.
+        init_from: a checkpoint of another run to start from.
+        tags: for the MLflow run.
+
+    Raises:
+        UnknownRunError: there is no such run to resume.
+        ShardError, DatasetError, CheckpointError: the data or a checkpoint do not read.
+    """
+    storage = config.storage if "://" in config.storage else str(Path(config.storage).absolute())
+    if resume:
+        train = run_config(storage, run_id)
+        config = replace(config, evaluation=_read_evaluation(storage, run_id))
+    else:
+        config = _with_data(config, storage)
+        train = create_run(config.train, storage, run_id)
+        _write(
+            storage, run_id, _EVALUATION_FILE, _EVALUATION.dump_json(config.evaluation, indent=1)
+        )
+    manifest = read_manifest(train.shards)
+    run_log = _open_run_log(config, train, storage, run_id, manifest.fingerprint, tags or {})
+    status: Literal["FINISHED", "FAILED"] = "FAILED"
+    try:
+        result = fit(
+            train, storage=storage, run_id=run_id, run_log=run_log.handle, init_from=init_from
+        )
+        _log_adaptation(run_log, train, result)
+        scores = _evaluate(config, storage, result, run_log)
+        status = "FINISHED"
+    finally:
+        run_log.finish(status)
+    return Outcome(train=result, scores=tuple(scores), mlflow_run_id=run_log.handle.run_id)
+
+
+def _with_data(config: PipelineConfig, storage: str) -> PipelineConfig:
+    """The config with its synthetic videos made, and their folders in the places for them."""
+    if config.synthetic is None or config.train.shards:
+        return config
+    data = prepare(config.synthetic, Path(storage))
+    folder = config.evaluation.folder or str(data.videos)
+    return replace(
+        config,
+        train=replace(config.train, shards=data.shards),
+        evaluation=replace(config.evaluation, folder=folder),
+    )
+
+
+def _open_run_log(
+    config: PipelineConfig,
+    train: TrainConfig,
+    storage: str,
+    run_id: str,
+    data_fingerprint: str,
+    tags: dict[str, str],
+) -> RunLog:
+    """The MLflow run of a run id: a new one, or the one that its folder names."""
+    known = _read(storage, run_id, _MLFLOW_FILE)
+    mlflow_run_id = None if known is None else json.loads(known)["run_id"]
+    params = flatten_config(train) | {
+        f"evaluation.{name}": value for name, value in flatten_config(config.evaluation).items()
+    }
+    digests = {
+        "data_fingerprint": data_fingerprint[:16],
+        "config_fingerprint": fingerprint(train, data_fingerprint),
+    }
+    run_log = RunLog.start(
+        config.mlflow,
+        run_name=run_id,
+        params=params,
+        tags={"run_id": run_id, "kind": "train"} | digests | tags,
+        run_id=mlflow_run_id,
+    )
+    if mlflow_run_id is None:
+        content = json.dumps({"run_id": run_log.handle.run_id}).encode()
+        _write(storage, run_id, _MLFLOW_FILE, content)
+    return run_log
+
+
+def _read_evaluation(storage: str, run_id: str) -> EvaluationConfig:
+    """The evaluation that a run was started with; the default where it stopped before it said."""
+    content = _read(storage, run_id, _EVALUATION_FILE)
+    return EvaluationConfig() if content is None else _EVALUATION.validate_json(content)
+
+
+def _read(storage: str, run_id: str, name: str) -> bytes | None:
+    """A file in a run's folder; None where there is none."""
+    filesystem, root = open_folder(storage)
+    try:
+        with filesystem.open_input_stream(f"{root}/{run_id}/{name}") as stream:
+            return bytes(stream.read())
+    except FileNotFoundError:
+        return None
+
+
+def _write(storage: str, run_id: str, name: str, content: bytes) -> None:
+    filesystem, root = open_folder(storage)
+    with atomic_output(filesystem, f"{root}/{run_id}/{name}") as stream:
+        stream.write(content)
+
+
+def _log_adaptation(run_log: RunLog, train: TrainConfig, result: TrainResult) -> None:
+    """Losses by inner step and score maps of the best checkpoint."""
+    if not any(name.startswith("val/iou_") for name in result.metrics):
+        return
+    run_log.log_figure(adaptation_curves(result.metrics), "plots/adaptation_curves.png")
+    held_out = validation_stream(train.shards, train.sampling)
+    batch = stack([held_out.episode(lane, 0) for lane in range(4)])
+    episodes = to_episodes(batch, torch.device("cpu"), torch.float32)
+    figure = score_map_figure(load_learner(result.best), episodes, train.inner_loop.num_steps)
+    run_log.log_figure(figure, "plots/score_maps.png")
+
+
+def _evaluate(
+    config: PipelineConfig, storage: str, result: TrainResult, run_log: RunLog
+) -> list[TrackerScore]:
+    """The best checkpoint's scores, and the references'."""
+    evaluation = config.evaluation
+    if not evaluation.folder:
+        logger.info("no evaluation: evaluation.folder is not set")
+        return []
+    specs: list[TrackerSpec] = [
+        *phase_specs(
+            Path(result.best),
+            evaluation.tracker,
+            evaluation.phases,
+            name=result.run_id,
+            device=evaluation.device,
+        )
+    ]
+    if evaluation.references:
+        specs += [StaticSpec(), OpenCvSpec()]
+    scores = evaluate(
+        specs,
+        find_benchmark(evaluation.benchmark),
+        Path(evaluation.folder),
+        Path(storage) / "results",
+        run_log=run_log,
+        partial=evaluation.partial,
+        max_frames=evaluation.max_frames,
+        num_gpus_per_task=evaluation.gpus_per_task if evaluation.device == "cuda" else 0.0,
+    )
+    log_scores(run_log, scores)
+    return scores

@@ -1,0 +1,77 @@
+"""The presets: complete runs to start from, from a laptop's minutes to the paper's weeks."""
+
+from data_pipeline.synthetic_scenes import SyntheticConfig
+from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
+from meta_train.detectors.backbone import BackboneConfig
+from meta_train.detectors.fcos import FcosConfig
+from meta_train.detectors.heads import HeadConfig
+from meta_train.detectors.network import NetworkConfig
+from meta_train.gamma_schedule import GammaConfig
+from meta_train.train_config import OuterLoopConfig, TrainConfig, ValidationConfig
+
+QUICKSTART_TRAINING = TrainConfig(
+    detector=FcosConfig(
+        network=NetworkConfig(
+            backbone=BackboneConfig(width=16, weights="random"),
+            head=HeadConfig(hidden_channels=16),
+        ),
+        cls_weight=4.0,
+        reg_weight=4.0,
+    ),
+    gammas=GammaConfig(annealing_epochs=1.0),
+    outer_loop=OuterLoopConfig(
+        num_epochs=2,
+        iterations_per_epoch=250,
+        batch_pairs=4,
+        second_order_from_epoch=2,
+        learns="all",
+        learning_rate=5e-4,
+        backbone_learning_rate=5e-4,
+        rates_learning_rate=3e-4,
+        decay_at=(0.6, 0.85),
+    ),
+    validation=ValidationConfig(num_pairs=64, batch_pairs=8),
+    checkpoint_every=50,
+    log_every=10,
+)
+"""Minutes on two cores: a slim network from random weights, on synthetic videos."""
+
+SMALL_TRAINING = TrainConfig(
+    detector=FcosConfig(
+        network=NetworkConfig(head=HeadConfig(hidden_channels=32)), cls_weight=2.0, reg_weight=5.0
+    ),
+    gammas=GammaConfig(annealing_epochs=2.0),
+    outer_loop=OuterLoopConfig(
+        num_epochs=4,
+        iterations_per_epoch=500,
+        batch_pairs=8,
+        pairs_at_once=8,
+        second_order_from_epoch=4,
+        learning_rate=5e-4,
+        backbone_learning_rate=1e-4,
+        rates_learning_rate=1e-4,
+        decay_at=(0.6, 0.85),
+    ),
+    validation=ValidationConfig(num_pairs=160, batch_pairs=8),
+    checkpoint_every=100,
+    log_every=10,
+)
+"""A small pool of real videos, on one GPU or a patient CPU."""
+
+PRESETS = {
+    "quickstart": (
+        "minutes on two cores, synthetic videos, nothing to prepare",
+        PipelineConfig(train=QUICKSTART_TRAINING, synthetic=SyntheticConfig()),
+    ),
+    "small": (
+        "a small pool of real videos, on one GPU or a patient CPU",
+        PipelineConfig(
+            train=SMALL_TRAINING, evaluation=EvaluationConfig(benchmark="otb100", partial=True)
+        ),
+    ),
+    "paper": (
+        "everything as in the paper, on a GPU cluster",
+        PipelineConfig(evaluation=EvaluationConfig(benchmark="otb100")),
+    ),
+}
+"""Name, description and config of each preset."""

@@ -1,0 +1,88 @@
+"""Meta-trains a detector into a tracker and evaluates it.
+
+python meta_train/launch.py                                 # quickstart, nothing to prepare
+python meta_train/launch.py small --train.shards SHARDS     # real data
+python meta_train/launch.py --resume RUN_ID                 # goes on where it stopped
+python meta_train/launch.py PRESET --help                   # every setting
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from eval_jobs.pipeline import Outcome, PipelineConfig, run
+from eval_jobs.presets import PRESETS
+from eval_jobs.report import table_rows, text_table
+from meta_train.local_ray import started_ray
+from meta_train.trainer import new_run_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchConfig:
+    """One run, and how it starts."""
+
+    pipeline: Annotated[PipelineConfig, tyro.conf.arg(name="")]
+    """The run."""
+
+    resume: str | None = None
+    """Id of a run to go on with; it keeps the settings that it started with."""
+
+    init_from: str | None = None
+    """Folder of a checkpoint whose weights and rates the run starts from: fine-tuning."""
+
+    address: str = "local"
+    """Ray cluster: ``local`` starts one here, ``auto`` finds the one of this machine."""
+
+
+def main() -> None:
+    """Parses the command line, runs, and prints what came out."""
+    preset, config = _parse(sys.argv[1:])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    run_id = config.resume or new_run_id(preset)
+    print(f"run {run_id} (if it stops: python meta_train/launch.py --resume {run_id})", flush=True)
+    with started_ray(config.address):
+        outcome = run(
+            config.pipeline,
+            run_id,
+            resume=config.resume is not None,
+            init_from=config.init_from,
+            tags={"preset": preset},
+        )
+    _show(outcome)
+
+
+def _parse(arguments: list[str]) -> tuple[str, LaunchConfig]:
+    """Preset and config; the preset ``quickstart`` where the command line names none."""
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments = ["quickstart", *arguments]
+    choices = {
+        name: (text, LaunchConfig(pipeline=pipeline)) for name, (text, pipeline) in PRESETS.items()
+    }
+    config = tyro.extras.overridable_config_cli(choices, args=arguments, description=__doc__)
+    return arguments[0], config
+
+
+def _show(outcome: Outcome) -> None:
+    """The numbers, where they are, and what to do next."""
+    metrics = outcome.train.metrics
+    last = max(int(name.rpartition("_")[2]) for name in metrics if name.startswith("val/iou_"))
+    before, after = metrics["val/query_loss_0"], metrics[f"val/query_loss_{last}"]
+    print(
+        f"\nheld-out pair tasks, before -> after {last} inner steps: query loss {before:.3f} -> "
+        f"{after:.3f} (ratio {after / before:.2f}), overlap at the score's peak "
+        f"{metrics['val/iou_0']:.3f} -> {metrics[f'val/iou_{last}']:.3f}"
+    )
+    if outcome.scores:
+        print(text_table(table_rows(outcome.scores)))
+    print(
+        f"checkpoint   {outcome.train.best}\n"
+        f"MLflow       mlflow ui    (run {outcome.train.run_id})\n"
+        "next         python search_spaces/ablation_kllr.py"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Meta-training on Ray Train: `fit` and what runs on each worker.
+
+A run is a folder ``storage/run_id``: its config, Ray Train's state and checkpoints, and in the end
+``best`` (lowest held-out query loss after adaptation) and ``last``. Folder and id resume it.
+"""
+
+import logging
+import os
+import secrets
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import torch
+
+from data_pipeline.storage import open_folder
+from meta_train.run_log import RunHandle, RunLog
+from meta_train.train_config import TrainConfig, from_json, resolved, to_json
+from meta_train.worker import Metrics, Rim, train
+
+logger = logging.getLogger(__name__)
+
+_CONFIG_FILE = "config.json"
+_SCORE = "val/query_loss_after"
+_NOT_VALIDATED = 1e9  # ranks behind every checkpoint that was
+
+
+class UnknownRunError(ValueError):
+    """There is no run of this id to resume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a finished run left."""
+
+    run_id: str
+    """Its name."""
+
+    best: str
+    """Folder of the checkpoint with the lowest held-out query loss after adaptation."""
+
+    last: str
+    """Folder of the checkpoint after the last outer step."""
+
+    metrics: Metrics
+    """The last validation's."""
+
+
+def new_run_id(name: str) -> str:
+    """A name that no other run has: what it is, when, and four random digits."""
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def create_run(config: TrainConfig, storage: str, run_id: str) -> TrainConfig:
+    """Writes a new run's config into its folder, and gives it with its paths made absolute.
+
+    Raises:
+        ValueError: a run of this id exists already.
+    """
+    config = resolved(config)
+    filesystem, root = open_folder(storage)
+    path = f"{root}/{run_id}/{_CONFIG_FILE}"
+    if filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound:
+        raise ValueError(f"{storage}/{run_id}: a run of this id exists; resume it or take another")
+    filesystem.create_dir(f"{root}/{run_id}", recursive=True)
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(to_json(config).encode())
+    return config
+
+
+def run_config(storage: str, run_id: str) -> TrainConfig:
+    """The config of a run that exists.
+
+    Raises:
+        UnknownRunError: there is none of this id; the message lists those that there are.
+    """
+    filesystem, root = open_folder(storage)
+    try:
+        with filesystem.open_input_stream(f"{root}/{run_id}/{_CONFIG_FILE}") as stream:
+            return from_json(stream.read().decode())
+    except FileNotFoundError as error:
+        selector = pyarrow.fs.FileSelector(root, allow_not_found=True)
+        folders = [info.base_name for info in filesystem.get_file_info(selector)]
+        known = [name for name in sorted(folders) if _exists(filesystem, root, name)]
+        raise UnknownRunError(
+            f"no run {run_id!r} in {storage}; expected one of: {', '.join(known) or '(none yet)'}"
+        ) from error
+
+
+def fit(
+    config: TrainConfig,
+    *,
+    storage: str,
+    run_id: str,
+    run_log: RunHandle | None = None,
+    init_from: str | None = None,
+    callbacks: tuple[Any, ...] = (),
+) -> TrainResult:
+    """Meta-trains on the Ray cluster that this process is connected to, or goes on where it was.
+
+    Args:
+        config: with absolute paths, as `create_run` gives it.
+        storage: folder or URI that every node reaches.
+        run_id: a run that exists in it goes on from its last checkpoint.
+        run_log: the MLflow run that rank 0 writes its curves to.
+        init_from: a checkpoint of another run to start from.
+        callbacks: for Ray Train's controller (Tune's report callback, for one).
+
+    Raises:
+        ray.train.TrainingFailedError: the workers failed more often than the config allows.
+    """
+    # A checkpoint counts only after the controller's next poll; two seconds lose too much.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    scaling = config.scaling
+    threads = str(scaling.cpus_per_worker)
+    trainer = TorchTrainer(
+        _run_worker,
+        train_loop_config={
+            "config": to_json(config),
+            "run_log": run_log,
+            "init_from": init_from,
+            "title": run_id,
+        },
+        torch_config=TorchConfig(timeout_s=scaling.timeout_seconds),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=scaling.num_workers,
+            use_gpu=scaling.use_gpu,
+            resources_per_worker={"CPU": scaling.cpus_per_worker}
+            | ({"GPU": 1} if scaling.use_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=run_id,
+            storage_path=storage,
+            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=2, checkpoint_score_attribute=_SCORE, checkpoint_score_order="min"
+            ),
+            callbacks=list(callbacks),
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+        ),
+    )
+    result = trainer.fit()
+    if result.error is not None:
+        raise result.error
+    best = min(result.best_checkpoints, key=lambda pair: float(pair[1].get(_SCORE, _NOT_VALIDATED)))
+    return TrainResult(
+        run_id=run_id,
+        best=_copy(best[0], storage, run_id, "best"),
+        last=_copy(result.checkpoint, storage, run_id, "last"),
+        metrics={key: float(value) for key, value in best[1].items()},
+    )
+
+
+def _run_worker(arguments: dict[str, Any]) -> None:
+    """The training function of Ray Train: connects `worker.train` to Ray and MLflow."""
+    import ray.train
+    import ray.train.torch
+    from ray.experimental import tqdm_ray
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = from_json(arguments["config"])
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    run_log = RunLog.attach(arguments["run_log"]) if rank == 0 and arguments["run_log"] else None
+    total = config.outer_loop.num_iterations
+    bar = tqdm_ray.tqdm(total=total, desc=arguments["title"]) if rank == 0 else None
+
+    def log(values: Metrics, iteration: int) -> None:
+        if run_log:
+            run_log.log_metrics(values, iteration)
+
+    def progress(iteration: int, text: str) -> None:
+        if bar:
+            bar.set_description(f"{arguments['title']} {text}")
+            bar.update(iteration - bar._x)
+
+    def report(metrics: Metrics, folder: Path | None) -> None:
+        score = metrics.get(f"val/query_loss_{config.inner_loop.num_steps}", _NOT_VALIDATED)
+        checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder else None
+        ray.train.report(metrics | {_SCORE: score}, checkpoint=checkpoint)
+
+    with tempfile.TemporaryDirectory(prefix="meta-train-") as scratch:
+        rim = Rim(
+            rank=rank,
+            world_size=context.get_world_size(),
+            device=ray.train.torch.get_device(),
+            scratch=Path(scratch),
+            log=log,
+            report=report,
+            progress=progress,
+        )
+        torch.set_num_threads(config.scaling.cpus_per_worker)
+        resume = ray.train.get_checkpoint()
+        if resume is None:
+            init_from = arguments["init_from"]
+            train(config, rim, init_from=Path(init_from) if init_from else None)
+        else:
+            with resume.as_directory() as folder:
+                logger.info("goes on from %s", resume.path)
+                train(config, rim, resume=Path(folder))
+    if bar:
+        bar.close()
+    if run_log:
+        run_log.close()
+
+
+def _copy(checkpoint: Any, storage: str, run_id: str, name: str) -> str:
+    """A checkpoint under a name that lasts."""
+    filesystem, root = open_folder(storage)
+    target = f"{root}/{run_id}/{name}"
+    pyarrow.fs.copy_files(
+        checkpoint.path,
+        target,
+        source_filesystem=checkpoint.filesystem,
+        destination_filesystem=filesystem,
+    )
+    return f"{storage}/{run_id}/{name}"
+
+
+def _exists(filesystem: Any, root: str, run_id: str) -> bool:
+    info = filesystem.get_file_info(f"{root}/{run_id}/{_CONFIG_FILE}")
+    return bool(info.type == pyarrow.fs.FileType.File)

@@ -31,7 +31,11 @@ class StaticTracker:
 
 
 class OpenCvTracker:
-    """One of OpenCV's trackers, which take and give whole pixels and say no score."""
+    """One of OpenCV's trackers, which take and give whole pixels and say no score.
+
+    MIL draws from a generator that OpenCV offers no seed for and that outlives a run, so its
+    numbers vary by a few hundredths of AUC.
+    """
 
     def __init__(self, algorithm: str) -> None:
         """A tracker without a target yet.
@@ -55,7 +59,6 @@ class OpenCvTracker:
         near = np.clip(np.rint(self._box[:2]), 0, [width - 1, height - 1])
         far = np.maximum(np.clip(np.rint(self._box[2:]), 0, [width, height]), near + 1)
         x, y, box_width, box_height = map(int, (*near, *(far - near)))
-        cv2.setRNGSeed(0)
         self._tracker = OPENCV_TRACKERS[self._algorithm].create()
         self._tracker.init(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (x, y, box_width, box_height))
 

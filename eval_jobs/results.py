@@ -46,10 +46,9 @@ class ResultStore:
         """The file of a sequence."""
         limit = "" if self.max_frames is None else f"-first{self.max_frames}"
         tracker = f"{file_name(self.tracker)}-{self.fingerprint[:12]}"
-        dataset, sequence = track.name.split("/", maxsplit=1)
-        return (
-            self.folder / tracker / f"{file_name(dataset)}{limit}" / f"{file_name(sequence)}.json"
-        )
+        dataset, sequence = map(file_name, track.name.split("/", maxsplit=1))
+        name = f"{sequence}-{annotation_digest(track)[:8]}.json"
+        return self.folder / tracker / f"{dataset}{limit}" / name
 
     def write(self, track: Track, trajectory: Trajectory) -> Path:
         """Puts a trajectory in its place, in one step: no reader ever sees half of it.

@@ -139,7 +139,7 @@ class RunLog:
         """Opens nothing yet; see `start` and `attach`."""
         self.handle = handle
         self._client: run_store.MlflowClient | None = None
-        self._stored: set[tuple[str, int]] = set()
+        self._stored: dict[str, set[int]] = {}  # steps of each name whose history was read
         self._points: dict[tuple[str, int], Point] = {}
         self._tags: dict[str, str] = {}
         self._files: dict[str, bytes] = {}
@@ -216,7 +216,7 @@ class RunLog:
         new = {
             (name, step): Point(name, float(value), time_ms, step)
             for name, value in values.items()
-            if (name, step) not in self._stored and (name, step) not in self._points
+            if step not in self._stored.get(name, ()) and (name, step) not in self._points
         }
         self._points |= new
         if not self.deliver():
@@ -300,7 +300,7 @@ class RunLog:
         try:
             self._send(self._connect())
         except Exception as error:  # whatever a database, a server or an object store may raise
-            self._client = None
+            self._client, self._stored = None, {}
             self._retry_at = time.monotonic() + RETRY_SECONDS
             log.warning("MLflow at %s failed, trying later: %s", self.handle.tracking_uri, error)
             return False
@@ -311,19 +311,22 @@ class RunLog:
         return not (self._points or self._tags or self._files)
 
     def _connect(self) -> run_store.MlflowClient:
-        """The client; when it is opened, also after a failure, the stored history is read."""
+        """The client, opened where it is not."""
         if self._client is None:
-            client = run_store.MlflowClient(self.handle.tracking_uri)
-            self._stored = run_store.stored_points(client, self.handle.run_id)
-            self._client = client
+            self._client = run_store.MlflowClient(self.handle.tracking_uri)
         return self._client
 
     def _send(self, client: run_store.MlflowClient) -> None:
         """Sends points, tags and files, and forgets each as it is taken."""
         run_id = self.handle.run_id
-        new = [point for key, point in self._points.items() if key not in self._stored]
+        for name in {point.name for point in self._points.values()} - self._stored.keys():
+            self._stored[name] = run_store.stored_steps(client, run_id, name)
+        new = [
+            point for point in self._points.values() if point.step not in self._stored[point.name]
+        ]
         run_store.send_points(client, run_id, new)
-        self._stored |= self._points.keys()
+        for point in new:
+            self._stored[point.name].add(point.step)
         self._points = {}
         if self._tags:
             run_store.send_tags(client, run_id, self._tags)

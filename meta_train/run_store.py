@@ -66,12 +66,9 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def stored_points(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
-    """(name, step) of every metric point that MLflow holds of a run."""
-    names = client.get_run(run_id).data.metrics
-    return {
-        (name, point.step) for name in names for point in client.get_metric_history(run_id, name)
-    }
+def stored_steps(client: MlflowClient, run_id: str, name: str) -> set[int]:
+    """The steps at which MLflow holds a point of a metric; none where it has no such metric."""
+    return {point.step for point in client.get_metric_history(run_id, name)}
 
 
 def stored_value(value: str) -> str:

@@ -1,0 +1,197 @@
+"""`eval_jobs.jobs` on a local Ray, and the trackers' specs and scores without one."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from eval_jobs.benchmarks import IncompleteResultsError, find_benchmark, select
+from eval_jobs.jobs import SequenceJob, evaluate, run_job
+from eval_jobs.metrics import SUCCESS_THRESHOLDS
+from eval_jobs.results import ResultError, ResultStore
+from eval_jobs.tracker import OnlineTracker, TrackerConfig
+from eval_jobs.tracker_specs import OnlineSpec, OpenCvSpec, StaticSpec, phase_specs
+from meta_train.checkpoint import Checkpoint, CheckpointError, save
+from meta_train.detectors.backbone import BackboneConfig
+from meta_train.detectors.fcos import FcosConfig
+from meta_train.detectors.heads import HeadConfig
+from meta_train.detectors.network import NetworkConfig
+from meta_train.kernel_rates import KernelRatesConfig
+from meta_train.learner import initial_learner
+from meta_train.train_config import TrainConfig
+
+SMALL = FcosConfig(
+    network=NetworkConfig(
+        backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
+    )
+)
+VIDEOS = find_benchmark("got10k_layout")
+
+
+def write_videos(folder: Path, lengths: dict[str, int]) -> None:
+    """Videos of a moving square in GOT-10k's layout."""
+    generator = np.random.default_rng(0)
+    for name, num_frames in lengths.items():
+        video = folder / "val" / name
+        video.mkdir(parents=True)
+        rows = []
+        for frame in range(num_frames):
+            image = generator.integers(0, 80, (90, 120, 3), dtype=np.uint8)
+            x = 20 + 2 * frame
+            image[30:54, x : x + 24] = 220
+            cv2.imwrite(str(video / f"{frame + 1:08d}.jpg"), image)
+            rows.append(f"{x},30,24,24")
+        (video / "groundtruth.txt").write_text("\n".join(rows))
+    (folder / "val" / "list.txt").write_text("\n".join(lengths))
+
+
+def write_checkpoint(folder: Path, seed: int = 0) -> Path:
+    learner = initial_learner(
+        SMALL,
+        KernelRatesConfig(),
+        adapts="head",
+        generator=torch.Generator().manual_seed(seed),
+    )
+    checkpoint = Checkpoint(
+        config=replace(TrainConfig(), detector=SMALL),
+        weights=learner.weights,
+        rates=learner.rates,
+        optimizer={},
+        iteration=0,
+    )
+    return save(checkpoint, folder)
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    write_videos(tmp_path / "videos", {"short": 4, "long": 7})
+    return tmp_path / "videos"
+
+
+def test_checkpoint_is_a_tracker_in_three_lines(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "best")
+    first_frame, *frames = np.random.default_rng(0).integers(0, 256, (3, 90, 120, 3), np.uint8)
+
+    tracker = OnlineTracker.load(checkpoint)
+    tracker.start(first_frame, [20.0, 30.0, 44.0, 54.0])
+    boxes = [tracker.follow(frame).box for frame in frames]
+
+    assert np.isfinite(boxes).all()
+
+
+def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
+    spec = OnlineSpec(name="ours", checkpoint=write_checkpoint(tmp_path / "a"))
+    twin = OnlineSpec(name="renamed", checkpoint=write_checkpoint(tmp_path / "b"))
+    other = OnlineSpec(name="ours", checkpoint=write_checkpoint(tmp_path / "c", seed=1))
+    tuned = replace(spec, config=TrackerConfig(window_weight=0.3))
+    assert spec.fingerprint == twin.fingerprint
+    assert len({spec.fingerprint, other.fingerprint, tuned.fingerprint}) == 3
+    with pytest.raises(CheckpointError, match="not found"):
+        _ = replace(spec, checkpoint=tmp_path / "nowhere").fingerprint
+
+
+def test_phases_differ_in_how_far_they_adapt() -> None:
+    specs = phase_specs(
+        Path("runs/run7/best"),
+        TrackerConfig(update_interval_frames=5),
+        ("before", "after", "online"),
+    )
+    assert [spec.name for spec in specs] == [
+        "run7/best, before adaptation",
+        "run7/best, after adaptation",
+        "run7/best, online updating",
+    ]
+    steps = [(s.config.first_frame_steps, s.config.update_interval_frames) for s in specs]
+    assert steps == [(0, None), (5, None), (5, 5)]
+
+
+@pytest.mark.ray
+def test_evaluation_runs_scores_and_is_not_run_again(
+    ray_session: None, videos: Path, tmp_path: Path
+) -> None:
+    specs = [
+        OnlineSpec(name="ours", checkpoint=write_checkpoint(tmp_path / "best")),
+        StaticSpec(),
+    ]
+    scores = evaluate(specs, VIDEOS, videos, tmp_path / "results")
+    assert [score.tracker for score in scores] == ["ours", "Static box"]
+    static = scores[1]
+    assert [each.sequence for each in static.sequences] == ["short", "long"]
+    # A square of 24 px that moves by 2 px a frame.
+    overlaps = np.array([(24 - 2 * k) / (24 + 2 * k) for k in range(7)])
+    expected = (overlaps[:, None] > SUCCESS_THRESHOLDS).mean()
+    assert static.sequences[1].values["auc"] == pytest.approx(float(expected))
+    assert static.values["auc"] == pytest.approx(
+        np.mean([each.values["auc"] for each in static.sequences])
+    )
+    assert static.label == "OPE over visible frames, 2 sequences"
+
+    files = sorted((tmp_path / "results").rglob("*.json"))
+    assert len(files) == 4
+    before = [file.stat().st_mtime_ns for file in files]
+    files[0].unlink()
+    again = evaluate(specs, VIDEOS, videos, tmp_path / "results")
+    assert [file.stat().st_mtime_ns for file in files[1:]] == before[1:]
+    assert files[0].exists()
+    assert [score.values for score in again] == [score.values for score in scores]
+
+
+@pytest.mark.ray
+def test_task_that_dies_is_named_and_the_others_are_kept(
+    ray_session: None, videos: Path, tmp_path: Path
+) -> None:
+    (videos / "val" / "long" / "00000005.jpg").write_bytes(b"no image")
+    with pytest.raises(IncompleteResultsError) as caught:
+        evaluate([StaticSpec()], VIDEOS, videos, tmp_path / "results")
+    message = str(caught.value)
+    assert "1 of 2 runs failed" in message
+    assert "Static box on got10k/long: DatasetError" in message
+    assert "00000005.jpg" in message
+    assert len(list((tmp_path / "results").rglob("short*.json"))) == 1
+    assert not list((tmp_path / "results").rglob("long*.json"))
+
+
+def test_corrupt_result_is_never_a_score(videos: Path, tmp_path: Path) -> None:
+    evaluate_without_ray([StaticSpec()], videos, tmp_path / "results")
+    scores = evaluate([StaticSpec()], VIDEOS, videos, tmp_path / "results")
+    assert len(scores[0].sequences) == 2
+    file = next((tmp_path / "results").rglob("long*.json"))
+    content = json.loads(file.read_text())
+    content["boxes"][3][0] += 1.0
+    file.write_text(json.dumps(content))
+    with pytest.raises(ResultError, match="got10k/long"):
+        evaluate([StaticSpec()], VIDEOS, videos, tmp_path / "results")
+
+
+def evaluate_without_ray(specs: list[Any], videos: Path, output: Path) -> None:
+    """All jobs in this process, so that `evaluate` finds every result and starts no Ray."""
+    for spec in specs:
+        store = ResultStore(
+            folder=output, tracker=spec.name, fingerprint=spec.fingerprint, max_frames=None
+        )
+        for track in select(VIDEOS, videos).tracks:
+            run_job(
+                SequenceJob(
+                    spec=spec,
+                    store=store,
+                    benchmark=VIDEOS,
+                    track=track,
+                    run=None,
+                    num_threads=torch.get_num_threads(),
+                )
+            )
+
+
+def test_trackers_need_different_names(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="different names, got Static box, Static box"):
+        evaluate([StaticSpec(), StaticSpec()], VIDEOS, videos, tmp_path)
+
+
+def test_opencv_spec_is_named_after_its_algorithm() -> None:
+    assert OpenCvSpec().name == "OpenCV MIL"
+    assert OpenCvSpec().fingerprint != StaticSpec().fingerprint

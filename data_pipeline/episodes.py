@@ -194,7 +194,8 @@ def occlude(
     image: UInt8[ndarray, "263 263 3"], box: Float[ndarray, "4"], rng: np.random.Generator
 ) -> UInt8[ndarray, "263 263 3"]:
     """The crop with a patch of its mean colour, a fifth to a half of the box each way."""
-    left, top, right, bottom = clip(box, width=CROP_SIZE_PX, height=CROP_SIZE_PX)
+    side = float(CROP_SIZE_PX)
+    left, top, right, bottom = clip(box, width=side, height=side)
     width, height = (right - left, bottom - top) * rng.uniform(0.2, 0.5, 2)
     x, y = rng.uniform([left, top], [max(right - width, left), max(bottom - height, top)])
     result = image.copy()

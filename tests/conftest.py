@@ -58,7 +58,7 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
             dataset="coco",
             is_still=True,
             image_files=track.image_files[:1],
-            boxes=track.boxes[:1],
+            boxes=track.boxes[:1] + 2.0,  # so that no crop is also a video's
             visible=track.visible[:1],
             frame_numbers=track.frame_numbers[:1],
         )

@@ -10,11 +10,12 @@ import torch
 from pydantic import TypeAdapter
 
 from data_pipeline.episodes import stack
-from data_pipeline.shards import read_manifest
+from data_pipeline.shards import read_index, read_manifest
 from data_pipeline.storage import atomic_output, open_folder
 from data_pipeline.synthetic_data import prepare
 from data_pipeline.synthetic_scenes import SyntheticConfig
-from eval_jobs.benchmarks import find_benchmark
+from eval_jobs.benchmarks import find_benchmark, select
+from eval_jobs.held_out import require_disjoint
 from eval_jobs.jobs import evaluate
 from eval_jobs.report import log_scores
 from eval_jobs.scores import TrackerScore
@@ -122,6 +123,8 @@ def run(
 
     Raises:
         UnknownRunError: there is no such run to resume.
+        IncompleteResultsError: sequences of the benchmark are missing.
+        ContaminatedTrainingError: sequences of the benchmark are among the training videos.
         ShardError, DatasetError, CheckpointError: the data or a checkpoint do not read.
     """
     storage = config.storage if "://" in config.storage else str(Path(config.storage).absolute())
@@ -135,6 +138,7 @@ def run(
             storage, run_id, _EVALUATION_FILE, _EVALUATION.dump_json(config.evaluation, indent=1)
         )
     manifest = read_manifest(train.shards)
+    _require_held_out(config.evaluation, train)
     run_log = _open_run_log(config, train, storage, run_id, manifest.fingerprint, tags or {})
     status: Literal["FINISHED", "FAILED"] = "FAILED"
     try:
@@ -160,6 +164,18 @@ def _with_data(config: PipelineConfig, storage: str) -> PipelineConfig:
         train=replace(config.train, shards=data.shards),
         evaluation=replace(config.evaluation, folder=folder),
     )
+
+
+def _require_held_out(evaluation: EvaluationConfig, train: TrainConfig) -> None:
+    """Fails before hours of training where the benchmark is missing or was trained on."""
+    if evaluation.folder:
+        selection = select(
+            find_benchmark(evaluation.benchmark),
+            Path(evaluation.folder).absolute(),
+            partial=evaluation.partial,
+            max_frames=evaluation.max_frames,
+        )
+        require_disjoint(read_index(train.shards)["video"].unique().to_pylist(), selection)
 
 
 def _open_run_log(

@@ -13,6 +13,8 @@ one network with many weights. ``trunk.conv1.weight`` belongs to the trunk,
 Shapes: N images, W width.
 """
 
+import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,9 @@ MAP_SIZE = 33
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError)
+"""What torch.load raises on a file that it did not write, or that is cut short."""
 
 Conv = Callable[[str, Tensor, int, int], Tensor]
 """Applies the convolution of a name to an input, with a stride and a padding."""
@@ -136,10 +141,9 @@ def fold_batch_norm(state: Weights, eps: float = 1e-5) -> Weights:
     """
     result: Weights = {}
     for name in _conv_names():
-        weight_key = f"{name}.0.weight" if name.endswith("downsample") else f"{name}.weight"
-        norm = f"{name}.1" if name.endswith("downsample") else _norm_name(name)
+        kernels, norm = _keys(name)
         scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + eps)
-        result[f"{name}.weight"] = state[weight_key] * scale.view(-1, 1, 1, 1)
+        result[f"{name}.weight"] = state[kernels] * scale.view(-1, 1, 1, 1)
         result[f"{name}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
     return result
 
@@ -177,24 +181,32 @@ def _conv_names() -> list[str]:
     return names
 
 
-def _norm_name(conv_name: str) -> str:
-    prefix, _, last = conv_name.rpartition(".")
-    return f"{prefix}.{last.replace('conv', 'bn')}" if prefix else last.replace("conv", "bn")
+def _keys(name: str) -> tuple[str, str]:
+    """torchvision's names of a convolution's kernels, and of the batch norm that follows it."""
+    if name.endswith("downsample"):
+        return f"{name}.0.weight", f"{name}.1"
+    return f"{name}.weight", name.replace("conv", "bn")
+
+
+def _kernel_shape(name: str, width: int) -> tuple[int, int, int, int]:
+    """Output channels, input channels, height and width of a convolution's kernels."""
+    if name == "conv1":
+        return width, 3, 7, 7
+    stage = int(name.partition(".")[0].removeprefix("layer"))
+    wide = width * 2 ** (stage - 1)
+    narrow = wide // 2 if stage > 1 and name.endswith(("0.conv1", "downsample")) else wide
+    side = 1 if name.endswith("downsample") else 3
+    return wide, narrow, side, side
 
 
 def _random_resnet(width: int, generator: torch.Generator) -> Weights:
     """Kernels drawn from He's normal distribution, biases zero."""
-    channels = {"conv1": (3, width), "layer1": (width, width)}
-    channels |= {"layer2": (width, 2 * width), "layer3": (2 * width, 4 * width)}
     result: Weights = {}
     for name in _conv_names():
-        narrow, wide = channels[name.partition(".")[0]]
-        inputs = narrow if name == "conv1" or name.endswith(("0.conv1", "downsample")) else wide
-        side = 7 if name == "conv1" else 1 if name.endswith("downsample") else 3
-        deviation = (2 / (inputs * side * side)) ** 0.5
-        kernels = torch.randn((wide, inputs, side, side), generator=generator)
-        result[f"{name}.weight"] = kernels * deviation
-        result[f"{name}.bias"] = torch.zeros(wide)
+        shape = _kernel_shape(name, width)
+        deviation = (2 / math.prod(shape[1:])) ** 0.5
+        result[f"{name}.weight"] = torch.randn(shape, generator=generator) * deviation
+        result[f"{name}.bias"] = torch.zeros(shape[0])
     return result
 
 
@@ -209,12 +221,35 @@ def _read_resnet18(source: str) -> Weights:
         raise ValueError(
             f"backbone weights: {source!r} is neither 'imagenet', 'random' nor an existing file"
         )
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    missing = [f"{name}.weight" for name in _conv_names() if "downsample" not in name]
-    missing = [key for key in missing if key not in state]
+    try:
+        state = dict(torch.load(path, map_location="cpu", weights_only=True))
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{path}: expected a torchvision ResNet-18 state dict, but it does not load "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    _require_resnet18(state, path)
+    return state
+
+
+def _require_resnet18(state: Weights, path: Path) -> None:
+    """Raises `ValueError` unless a state dict holds all of conv1..layer3 in its shapes."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for name in _conv_names():
+        kernels, norm = _keys(name)
+        shape = _kernel_shape(name, 64)
+        expected[kernels] = shape
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            expected[f"{norm}.{part}"] = shape[:1]
+    missing = [key for key in expected if key not in state]
     if missing:
         raise ValueError(
             f"{path}: expected a torchvision ResNet-18 state dict, but it has no {missing[0]!r} "
             f"({len(missing)} keys missing)"
         )
-    return dict(state)
+    for key, wanted in expected.items():
+        if tuple(state[key].shape) != wanted:
+            raise ValueError(
+                f"{path}: expected a torchvision ResNet-18 state dict, whose {key!r} has shape "
+                f"{wanted}; got {tuple(state[key].shape)}"
+            )

@@ -21,6 +21,7 @@ from data_pipeline.crop_tracks import (
     crop_track,
 )
 from data_pipeline.manifest import MANIFEST_FILE
+from data_pipeline.ray_session import default_address, ray_session
 from data_pipeline.shard_plans import (
     PreprocessConfig,
     ShardPlan,
@@ -250,7 +251,7 @@ def main(
     crops: CropConfig,
     max_shard_bytes: int = PreprocessConfig.max_shard_bytes,
     min_shards: int = PreprocessConfig.min_shards,
-    address: str = "local",
+    address: str | None = None,
 ) -> None:
     """Cuts datasets into shards of crops.
 
@@ -260,10 +261,9 @@ def main(
         crops: what is cut from each frame.
         max_shard_bytes: about the largest size of a shard.
         min_shards: at least this many shards.
-        address: of the Ray cluster; "local" starts one, "auto" finds the running one.
+        address: of the Ray cluster; "local" starts one, "auto" finds the one that this machine is
+            in. RAY_ADDRESS where not given, and "local" where that is not set.
     """
-    import ray
-
     config = PreprocessConfig(
         sources=tuple(parse_source(text) for text in sources),
         output=output if "://" in output else str(Path(output).absolute()),
@@ -272,8 +272,8 @@ def main(
         min_shards=min_shards,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    ray.init(address=address)
-    print(describe(preprocess(config)))
+    with ray_session(address or default_address()):
+        print(describe(preprocess(config)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import ray
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from data_pipeline.ray_session import ray_session
 from data_pipeline.tracks import Track
 from eval_jobs.benchmarks import Benchmark, IncompleteResultsError, select
 from eval_jobs.protocols import Trajectory, one_pass
@@ -223,9 +224,6 @@ def _ray() -> Iterator[None]:
     """A Ray to run on: the connected one, or a local one for the time being."""
     if ray.is_initialized():
         yield
-        return
-    ray.init(address="local", include_dashboard=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    else:
+        with ray_session("local"):
+            yield

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-import ray
 import tyro
 
+from data_pipeline.ray_session import default_address, ray_session
 from eval_jobs.benchmarks import find_benchmark
 from eval_jobs.jobs import evaluate
 from eval_jobs.report import log_scores, sequence_rows, table_rows, text_table
@@ -35,7 +35,7 @@ def main(
     max_frames: int | None = None,
     num_cpus_per_task: int = 1,
     num_gpus_per_task: float = 0.0,
-    address: str = "local",
+    address: str | None = None,
     mlflow: MlflowConfig = MlflowConfig(),  # noqa: B008
 ) -> None:
     """Evaluates checkpoints on a benchmark.
@@ -55,7 +55,8 @@ def main(
         max_frames: run the first so many frames of each only.
         num_cpus_per_task: CPUs, and threads, of a task.
         num_gpus_per_task: may be a fraction.
-        address: of the Ray cluster; local starts one for this command.
+        address: of the Ray cluster; local starts one for this command. RAY_ADDRESS where not given,
+            and local where that is not set.
         mlflow: where the run is logged.
     """
     row = find_benchmark(benchmark)
@@ -75,21 +76,20 @@ def main(
         tags={"kind": "evaluation"},
     )
     status: Literal["FINISHED", "FAILED"] = "FAILED"
-    if address != "local":
-        ray.init(address=address)
     try:
-        scores = evaluate(
-            specs,
-            row,
-            folder,
-            output,
-            run_log=run_log,
-            partial=partial,
-            max_sequences=max_sequences,
-            max_frames=max_frames,
-            num_cpus_per_task=num_cpus_per_task,
-            num_gpus_per_task=num_gpus_per_task,
-        )
+        with ray_session(address or default_address()):
+            scores = evaluate(
+                specs,
+                row,
+                folder,
+                output,
+                run_log=run_log,
+                partial=partial,
+                max_sequences=max_sequences,
+                max_frames=max_frames,
+                num_cpus_per_task=num_cpus_per_task,
+                num_gpus_per_task=num_gpus_per_task,
+            )
         log_scores(run_log, scores)
         status = "FINISHED"
     finally:

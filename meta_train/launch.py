@@ -8,15 +8,15 @@ python meta_train/launch.py PRESET --help                   # every setting
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
+from data_pipeline.ray_session import default_address, ray_session
 from eval_jobs.pipeline import Outcome, PipelineConfig, run
 from eval_jobs.presets import PRESETS
 from eval_jobs.report import table_rows, text_table
-from meta_train.local_ray import started_ray
 from meta_train.trainer import new_run_id
 
 
@@ -33,8 +33,9 @@ class LaunchConfig:
     init_from: str | None = None
     """Folder of a checkpoint whose weights and rates the run starts from: fine-tuning."""
 
-    address: str = "local"
-    """Ray cluster: ``local`` starts one here, ``auto`` finds the one of this machine."""
+    address: str = field(default_factory=default_address)
+    """Ray cluster: ``local`` starts one here, ``auto`` finds the one that this machine is in.
+    RAY_ADDRESS where that is set."""
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     run_id = config.resume or new_run_id(preset)
     print(f"run {run_id} (if it stops: python meta_train/launch.py --resume {run_id})", flush=True)
-    with started_ray(config.address):
+    with ray_session(config.address):
         outcome = run(
             config.pipeline,
             run_id,

@@ -2,9 +2,10 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import TypeAdapter
@@ -56,6 +57,9 @@ class EvaluationConfig:
 
     partial: bool = False
     """Accept that sequences of the benchmark are missing; the score says so."""
+
+    max_sequences: int | None = None
+    """Only the first so many sequences."""
 
     max_frames: int | None = None
     """Only the first so many frames of each sequence."""
@@ -111,6 +115,8 @@ def run(
     resume: bool = False,
     init_from: str | None = None,
     tags: dict[str, str] | None = None,
+    params: Mapping[str, object] | None = None,
+    callbacks: tuple[Any, ...] = (),
 ) -> Outcome:
     """Trains and evaluates; the caller has started Ray.
 
@@ -120,6 +126,8 @@ def run(
         resume: go on with a run that exists.
         init_from: a checkpoint of another run to start from.
         tags: for the MLflow run.
+        params: for the MLflow run, beside the config's own.
+        callbacks: for Ray Train's controller (Tune's report callback, for one).
 
     Raises:
         UnknownRunError: there is no such run to resume.
@@ -130,20 +138,28 @@ def run(
     storage = config.storage if "://" in config.storage else str(Path(config.storage).absolute())
     if resume:
         train = run_config(storage, run_id)
-        config = replace(config, evaluation=_read_evaluation(storage, run_id))
+        evaluation = _read_evaluation(storage, run_id) or config.evaluation
+        config = replace(config, evaluation=evaluation)
     else:
-        config = _with_data(config, storage)
+        config = with_data(config, storage)
         train = create_run(config.train, storage, run_id)
         _write(
             storage, run_id, _EVALUATION_FILE, _EVALUATION.dump_json(config.evaluation, indent=1)
         )
     manifest = read_manifest(train.shards)
     _require_held_out(config.evaluation, train)
-    run_log = _open_run_log(config, train, storage, run_id, manifest.fingerprint, tags or {})
+    run_log = _open_run_log(
+        config, train, storage, run_id, manifest.fingerprint, tags or {}, params or {}
+    )
     status: Literal["FINISHED", "FAILED"] = "FAILED"
     try:
         result = fit(
-            train, storage=storage, run_id=run_id, run_log=run_log.handle, init_from=init_from
+            train,
+            storage=storage,
+            run_id=run_id,
+            run_log=run_log.handle,
+            init_from=init_from,
+            callbacks=callbacks,
         )
         _log_adaptation(run_log, train, result)
         scores = _evaluate(config, storage, result, run_log)
@@ -153,8 +169,11 @@ def run(
     return Outcome(train=result, scores=tuple(scores), mlflow_run_id=run_log.handle.run_id)
 
 
-def _with_data(config: PipelineConfig, storage: str) -> PipelineConfig:
-    """The config with its synthetic videos made, and their folders in the places for them."""
+def with_data(config: PipelineConfig, storage: str) -> PipelineConfig:
+    """The config with its synthetic videos made, and their folders in the places for them.
+
+    Does nothing where ``train.shards`` is set or there is nothing to make.
+    """
     if config.synthetic is None or config.train.shards:
         return config
     data = prepare(config.synthetic, Path(storage))
@@ -173,6 +192,7 @@ def _require_held_out(evaluation: EvaluationConfig, train: TrainConfig) -> None:
             find_benchmark(evaluation.benchmark),
             Path(evaluation.folder).absolute(),
             partial=evaluation.partial,
+            max_sequences=evaluation.max_sequences,
             max_frames=evaluation.max_frames,
         )
         require_disjoint(read_index(train.shards)["video"].unique().to_pylist(), selection)
@@ -185,11 +205,12 @@ def _open_run_log(
     run_id: str,
     data_fingerprint: str,
     tags: dict[str, str],
+    params: Mapping[str, object],
 ) -> RunLog:
     """The MLflow run of a run id: a new one, or the one that its folder names."""
     known = _read(storage, run_id, _MLFLOW_FILE)
     mlflow_run_id = None if known is None else json.loads(known)["run_id"]
-    params = flatten_config(train) | {
+    own = flatten_config(train) | {
         f"evaluation.{name}": value for name, value in flatten_config(config.evaluation).items()
     }
     digests = {
@@ -199,7 +220,7 @@ def _open_run_log(
     run_log = RunLog.start(
         config.mlflow,
         run_name=run_id,
-        params=params,
+        params={**own, **params},
         tags={"run_id": run_id, "kind": "train"} | digests | tags,
         run_id=mlflow_run_id,
     )
@@ -209,10 +230,10 @@ def _open_run_log(
     return run_log
 
 
-def _read_evaluation(storage: str, run_id: str) -> EvaluationConfig:
-    """The evaluation that a run was started with; the default where it stopped before it said."""
+def _read_evaluation(storage: str, run_id: str) -> EvaluationConfig | None:
+    """The evaluation that a run was started with; None where it stopped before it said."""
     content = _read(storage, run_id, _EVALUATION_FILE)
-    return EvaluationConfig() if content is None else _EVALUATION.validate_json(content)
+    return None if content is None else _EVALUATION.validate_json(content)
 
 
 def _read(storage: str, run_id: str, name: str) -> bytes | None:
@@ -269,6 +290,7 @@ def _evaluate(
         Path(storage) / "results",
         run_log=run_log,
         partial=evaluation.partial,
+        max_sequences=evaluation.max_sequences,
         max_frames=evaluation.max_frames,
         num_gpus_per_task=evaluation.gpus_per_task if evaluation.device == "cuda" else 0.0,
     )

@@ -52,7 +52,7 @@ def validate(
 
     Returns:
         ``val/query_loss_k``, ``val/query_loss_cls_k``, ``val/query_loss_reg_k`` and ``val/iou_k``
-        for each step k.
+        for each step k; and ``val/query_loss_ratio``, the loss after all steps over that before.
     """
     names = ("cls", "reg", "iou", "pairs")
     sums = torch.zeros(len(names), num_steps + 1, dtype=torch.float64)
@@ -71,7 +71,8 @@ def validate(
             f"val/query_loss_reg_{k}": reg / pairs,
             f"val/iou_{k}": iou / pairs,
         }
-    return result
+    loss_before, loss_after = result["val/query_loss_0"], result[f"val/query_loss_{num_steps}"]
+    return result | {"val/query_loss_ratio": loss_after / loss_before}
 
 
 def _pair_task(learner: Learner, episode: Episodes, num_steps: int) -> Float[Tensor, "4 steps"]:

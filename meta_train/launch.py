@@ -50,7 +50,7 @@ def main() -> None:
             run_id,
             resume=config.resume is not None,
             init_from=config.init_from,
-            tags={"preset": preset},
+            tags={} if config.resume else {"preset": preset},
         )
     _show(outcome)
 

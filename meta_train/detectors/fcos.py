@@ -125,9 +125,13 @@ class Fcos:
         return _masked_mean(error, labels.inside) + _masked_mean(error, 1 - labels.inside)
 
     def decode(self, outputs: Outputs) -> tuple[Float[Tensor, "N L 4"], Float[Tensor, "N L"]]:
-        """Each cell's box in the crop (xyxy, pixels) and its raw score."""
-        x, y = cell_centers(outputs["reg"])
-        distances = outputs["reg"] * self.config.distance_std_px + self.config.distance_mean_px
+        """Each cell's box in the crop (xyxy, pixels) and its raw score.
+
+        At least in float32: bfloat16 holds whole pixels only up to 256.
+        """
+        reg = outputs["reg"].to(torch.promote_types(outputs["reg"].dtype, torch.float32))
+        x, y = cell_centers(reg)
+        distances = reg * self.config.distance_std_px + self.config.distance_mean_px
         left, top, right, bottom = distances.unbind(dim=1)  # each (N, 33, 33)
         boxes = torch.stack([x - left, y - top, x + right, y + bottom], dim=-1)
         return boxes.flatten(1, 2), outputs["cls"].flatten(1)

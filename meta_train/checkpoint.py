@@ -86,7 +86,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
     folder = Path(folder)
     manifest = _manifest(folder)
     for name, expected in manifest["sha256"].items():
-        path = folder / Path(name).name
+        path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path}: missing; the checkpoint is not whole. Use another one.")
         if _digest(path) != expected:
@@ -94,9 +94,16 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
                 f"{path}: its content does not match the digest in {_MANIFEST}; it was cut "
                 "short or changed. Use another checkpoint."
             )
+    try:
+        config = from_json((folder / _CONFIG).read_text())
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / _CONFIG}: no config of this release ({error}); "
+            "load it with the release that wrote it"
+        ) from error
     state = torch.load(folder / _STATE, map_location=device, weights_only=True)
     return Checkpoint(
-        config=from_json((folder / _CONFIG).read_text()),
+        config=config,
         weights=state["weights"],
         rates=state["rates"],
         optimizer=state["optimizer"],
@@ -127,17 +134,23 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / _MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
-        version, complete = manifest["format_version"], {"iteration", "sha256"} <= manifest.keys()
+        version = manifest["format_version"]
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: not found; expected the folder of a checkpoint, such as runs/RUN_ID/best"
         ) from error
-    except (ValueError, KeyError, TypeError, OSError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint's manifest ({error})") from error
-    if version != FORMAT_VERSION or not complete:
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint's manifest ({error!r})") from error
+    if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: expected format version {FORMAT_VERSION}, got {version!r}; "
             "load it with the release that wrote it"
+        )
+    digests, iteration = manifest.get("sha256", {}), manifest.get("iteration")
+    if set(digests) != {_STATE, _CONFIG} or not isinstance(iteration, int):
+        raise CheckpointError(
+            f"{path}: expected the digests of {_STATE} and {_CONFIG} and an iteration, got "
+            f"{sorted(digests)} and {iteration!r}; use another checkpoint"
         )
     return manifest
 

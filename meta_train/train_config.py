@@ -1,6 +1,7 @@
 """`TrainConfig`: everything one meta-training run depends on, as one tree."""
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -68,9 +69,15 @@ class OuterLoopConfig:
         for name in ("num_epochs", "iterations_per_epoch", "batch_pairs", "pairs_at_once"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "backbone_learning_rate", "rates_learning_rate", "clip_norm"):
+        rates = ("learning_rate", "backbone_learning_rate", "rates_learning_rate", "decay_factor")
+        for name in (*rates, "clip_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.second_order_from_epoch < 0:
+            raise ValueError(
+                "second_order_from_epoch must not be negative (num_epochs: never), "
+                f"got {self.second_order_from_epoch}"
+            )
         if any(not 0 < at < 1 for at in self.decay_at):
             raise ValueError(f"decay_at holds fractions between 0 and 1, got {self.decay_at}")
 
@@ -99,10 +106,13 @@ class ValidationConfig:
     """Epochs between validations; the last epoch always ends with one."""
 
     def __post_init__(self) -> None:
-        if self.num_pairs % self.batch_pairs or self.num_pairs < 1 or self.every_epochs < 1:
+        for name in ("num_pairs", "batch_pairs", "every_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_pairs % self.batch_pairs:
             raise ValueError(
-                "validation needs num_pairs to be a multiple of batch_pairs and every_epochs >= 1, "
-                f"got {self.num_pairs}, {self.batch_pairs} and {self.every_epochs}"
+                f"num_pairs must be a multiple of batch_pairs, got {self.num_pairs} and "
+                f"{self.batch_pairs}"
             )
 
 
@@ -120,7 +130,8 @@ class ScalingConfig:
     """CPUs that Ray reserves for each worker; also its number of threads."""
 
     max_failures: int = 3
-    """How often Ray restarts the workers from the last checkpoint before the run fails."""
+    """How often Ray restarts the workers from the last checkpoint before the run fails; -1: always.
+    """
 
     timeout_seconds: int = 600
     """Longest wait for another worker in a collective operation."""
@@ -130,6 +141,11 @@ class ScalingConfig:
             raise ValueError(
                 "a run needs at least one worker with at least one CPU, got "
                 f"num_workers={self.num_workers}, cpus_per_worker={self.cpus_per_worker}"
+            )
+        if self.max_failures < -1 or self.timeout_seconds < 1:
+            raise ValueError(
+                "max_failures must be at least -1 and timeout_seconds at least 1, got "
+                f"{self.max_failures} and {self.timeout_seconds}"
             )
 
 
@@ -198,9 +214,23 @@ def from_json(text: str) -> TrainConfig:
     """The config that `to_json` wrote.
 
     Raises:
-        ValueError: it is not one, or holds an invalid value (pydantic names the field).
+        ValueError: it is not one, or holds an invalid value (pydantic names the field) or a field
+            that there is not.
     """
-    return _ADAPTER.validate_json(text)
+    config = _ADAPTER.validate_json(text)
+    if unknown := _unknown(json.loads(text), json.loads(to_json(config))):
+        raise ValueError(f"the fields of TrainConfig expected, got also {unknown}")
+    return config
+
+
+def _unknown(given: object, known: object) -> list[str]:
+    """Names, at any depth, of what is given beyond what is known."""
+    if not (isinstance(given, dict) and isinstance(known, dict)):
+        return []
+    deeper = [_unknown(value, known[name]) for name, value in given.items() if name in known]
+    return [name for name in given if name not in known] + [
+        name for each in deeper for name in each
+    ]
 
 
 def resolved(config: TrainConfig) -> TrainConfig:

@@ -25,6 +25,7 @@ def ray_session(address: str, resources: dict[str, float] | None = None) -> Iter
     before = os.environ.get("RAY_ADDRESS")
     offered = resources if address == "local" else None
     ray.init(address=address, resources=offered, logging_level=logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     # Ray's own actors look the cluster up anew; without this they may find a stranger's.
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     try:

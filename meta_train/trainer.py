@@ -7,6 +7,7 @@ A run is a folder ``storage/run_id``: its config, Ray Train's state and checkpoi
 import logging
 import os
 import secrets
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -126,6 +127,7 @@ def fit(
             "run_log": run_log,
             "init_from": init_from,
             "title": run_id,
+            "shows_bar": sys.stderr.isatty(),
         },
         torch_config=TorchConfig(timeout_s=scaling.timeout_seconds),
         scaling_config=ray.train.ScalingConfig(
@@ -161,24 +163,21 @@ def _run_worker(arguments: dict[str, Any]) -> None:
     """The training function of Ray Train: connects `worker.train` to Ray and MLflow."""
     import ray.train
     import ray.train.torch
-    from ray.experimental import tqdm_ray
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = from_json(arguments["config"])
     context = ray.train.get_context()
     rank = context.get_world_rank()
     run_log = RunLog.attach(arguments["run_log"]) if rank == 0 and arguments["run_log"] else None
-    total = config.outer_loop.num_iterations
-    bar = tqdm_ray.tqdm(total=total, desc=arguments["title"]) if rank == 0 else None
+    progress = _Progress(
+        arguments["title"],
+        config.outer_loop.num_iterations,
+        bar=arguments["shows_bar"] and rank == 0,
+    )
 
     def log(values: Metrics, iteration: int) -> None:
         if run_log:
             run_log.log_metrics(values, iteration)
-
-    def progress(iteration: int, text: str) -> None:
-        if bar:
-            bar.set_description(f"{arguments['title']} {text}")
-            bar.update(iteration - bar._x)
 
     def report(metrics: Metrics, folder: Path | None) -> None:
         score = metrics.get(f"val/query_loss_{config.inner_loop.num_steps}", _NOT_VALIDATED)
@@ -193,7 +192,7 @@ def _run_worker(arguments: dict[str, Any]) -> None:
             scratch=Path(scratch),
             log=log,
             report=report,
-            progress=progress,
+            progress=progress.show,
         )
         torch.set_num_threads(config.scaling.cpus_per_worker)
         resume = ray.train.get_checkpoint()
@@ -204,16 +203,44 @@ def _run_worker(arguments: dict[str, Any]) -> None:
             with resume.as_directory() as folder:
                 logger.info("goes on from %s", resume.path)
                 train(config, rim, resume=Path(folder))
-    if bar:
-        bar.close()
+    progress.close()
     if run_log:
         run_log.close()
+
+
+class _Progress:
+    """A bar on the driver's terminal, or a line now and then where it has none."""
+
+    _SECONDS_BETWEEN_LINES = 15.0
+
+    def __init__(self, title: str, total: int, *, bar: bool) -> None:
+        from ray.experimental import tqdm_ray
+
+        self._title, self._total = title, total
+        self._done, self._spoke = 0, time.monotonic()
+        self._bar = tqdm_ray.tqdm(desc=title, total=total, unit="step") if bar else None
+
+    def show(self, iteration: int, text: str) -> None:
+        """Takes the number of outer steps done."""
+        if self._bar:
+            self._bar.set_description(f"{self._title} {text}")
+            self._bar.update(iteration - self._done)
+        elif time.monotonic() - self._spoke > self._SECONDS_BETWEEN_LINES:
+            logger.info("outer step %d of %d, %s", iteration, self._total, text)
+            self._spoke = time.monotonic()
+        self._done = iteration
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar:
+            self._bar.close()
 
 
 def _copy(checkpoint: Any, storage: str, run_id: str, name: str) -> str:
     """A checkpoint under a name that lasts."""
     filesystem, root = open_folder(storage)
     target = f"{root}/{run_id}/{name}"
+    filesystem.create_dir(target, recursive=True)
     pyarrow.fs.copy_files(
         checkpoint.path,
         target,

@@ -32,14 +32,7 @@ def batch_gradient(
     features = boundary_features(detector, fixed | leaves, images, setup.adapts)
     pairs, per_pair = images.shape[:2]
     query_labels, support_labels = label_episodes(detector, episodes)
-    labels = type(query_labels)(
-        *(
-            torch.cat(
-                [q.reshape(pairs, -1, *q.shape[1:]), s.reshape(pairs, -1, *s.shape[1:])], 1
-            ).flatten(0, 1)
-            for q, s in zip(query_labels, support_labels, strict=True)
-        )
-    )
+    labels = _pair_by_pair(query_labels, support_labels, pairs)
     flat = {branch: x.flatten(0, 1) for branch, x in features.items()}
     by_branch = losses(detector, fixed | leaves, flat, labels, setup.adapts)
     total = mean_loss(by_branch) * pairs

@@ -61,7 +61,7 @@ def validate(
             batch = stack([stream.episode(lane, count)])
             dtype = learner.weights["trunk.conv1.weight"].dtype
             sums += _pair_task(learner, to_episodes(batch, learner.device, dtype), num_steps)
-    (total,) = sum_over_workers([sums])
+    (total,) = sum_over_workers([sums.to(learner.device)])  # NCCL sums no CPU tensors
     result: dict[str, float] = {}
     for k in range(num_steps + 1):
         cls, reg, iou, pairs = total[:, k].tolist()

@@ -1,0 +1,121 @@
+"""Held-out pair tasks and the pictures of them."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from data_pipeline.episodes import stack
+from data_pipeline.sampling import SamplingConfig
+from meta_train import validation
+from meta_train.detectors.backbone import BackboneConfig
+from meta_train.detectors.fcos import FcosConfig
+from meta_train.detectors.heads import HeadConfig
+from meta_train.detectors.network import NetworkConfig
+from meta_train.diagnosis import adaptation_curves, score_map_figure, score_maps
+from meta_train.kernel_rates import KernelRatesConfig
+from meta_train.learner import Learner, initial_learner
+from meta_train.outer_step import OuterStep, meta_gradient, to_episodes
+from meta_train.train_config import ValidationConfig
+from meta_train.validation import peak_iou, validate, validation_stream
+
+SAMPLING = SamplingConfig(val_fraction=0.3)
+CONFIG = ValidationConfig(num_pairs=4, batch_pairs=2)
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    slim = NetworkConfig(
+        backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
+    )
+    return initial_learner(
+        FcosConfig(network=slim),
+        KernelRatesConfig(initial=0.01),
+        adapts="head",
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def run(learner: Learner, shards: str, lanes: range = range(2)) -> dict[str, float]:
+    held_out = validation_stream(shards, SAMPLING)
+    return validate(learner, held_out, CONFIG, num_steps=2, lanes=lanes)
+
+
+def test_losses_are_those_of_the_meta_loss_and_fall(learner: Learner, tiny_shards: str) -> None:
+    found = run(learner, tiny_shards)
+    held_out = validation_stream(tiny_shards, SAMPLING)
+    batch = stack([held_out.episode(lane, count) for count in range(2) for lane in range(2)])
+    episodes = to_episodes(batch, torch.device("cpu"), torch.float32)
+    setup = OuterStep(gammas=(0.5, 0.3, 0.2), adapts="head", learns="head", second_order=False)
+    expected = meta_gradient(learner.detector, learner.weights, learner.rates, episodes, setup)
+    for k in range(3):
+        cls, reg = (float(expected.query_losses[branch][k]) / 4 for branch in ("cls", "reg"))
+        assert found[f"val/query_loss_cls_{k}"] == pytest.approx(cls, rel=1e-4)
+        assert found[f"val/query_loss_reg_{k}"] == pytest.approx(reg, rel=1e-4)
+        assert found[f"val/query_loss_{k}"] == pytest.approx(cls + reg, rel=1e-4)
+    before, after = found["val/query_loss_0"], found["val/query_loss_2"]
+    assert after < before and found["val/query_loss_ratio"] == pytest.approx(after / before)
+    assert len(found) == 4 * 3 + 1 and all(math.isfinite(value) for value in found.values())
+
+
+def test_workers_shares_add_up(
+    learner: Learner, tiny_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(learner, tiny_shards)
+    shares: list[Tensor] = []
+    monkeypatch.setattr(
+        validation, "sum_over_workers", lambda tensors: shares.append(tensors[0]) or tensors
+    )
+    run(learner, tiny_shards, range(0, 2, 2))
+    monkeypatch.setattr(validation, "sum_over_workers", lambda tensors: [tensors[0] + shares[0]])
+    assert run(learner, tiny_shards, range(1, 2, 2)) == pytest.approx(whole)
+
+
+def test_pair_tasks_are_plain_pairs_of_one_target(tiny_shards: str) -> None:
+    held_out = validation_stream(tiny_shards, replace(SAMPLING, max_distance_frames=1))
+    for lane in range(4):
+        episode = held_out.episode(lane, 0)
+        assert episode.query_present.all()
+        sizes = episode.support_boxes[:, 2:] - episode.support_boxes[:, :2]
+        assert sizes[2] / sizes[1] == pytest.approx([1.08, 1.08], rel=1e-5)
+        again = validation_stream(tiny_shards, SAMPLING).episode(lane, 0)
+        assert (again.support_images == episode.support_images).all(), "the same for every run"
+    train = {f"video_{i}" for i in (0, 1, 3, 4, 5, 7)}
+    assert not {name.split("/")[1] for name in held_out.table.videos} & train
+
+
+def test_a_perfect_detector_scores_one() -> None:
+    truth = torch.tensor([[10.0, 20.0, 50.0, 80.0], [5.0, 5.0, 25.0, 45.0]])
+    boxes = torch.rand(2, 7, 4) + torch.tensor([100.0, 100.0, 150.0, 150.0])
+    scores = torch.rand(2, 7)
+    boxes[0, 3], scores[0, 3] = truth[0], 2.0
+    boxes[1, 6], scores[1, 6] = truth[1] + torch.tensor([0.0, 0.0, 0.0, 40.0]), 2.0
+    torch.testing.assert_close(peak_iou(boxes, scores, truth), torch.tensor([1.0, 0.5]))
+
+
+def test_the_learner_is_as_it_was(learner: Learner, tiny_shards: str) -> None:
+    before = {name: weight.clone() for name, weight in learner.weights.items()}
+    run(learner, tiny_shards)
+    assert all(torch.equal(learner.weights[name], before[name]) for name in before)
+
+
+def test_pictures_show_every_step_and_every_pair(learner: Learner, tiny_shards: str) -> None:
+    figure = adaptation_curves(run(learner, tiny_shards))
+    assert [len(axes.lines[0].get_xdata()) for axes in figure.axes] == [3, 3, 3]
+
+    held_out = validation_stream(tiny_shards, SAMPLING)
+    batch = stack([held_out.episode(lane, 0) for lane in range(2)])
+    episodes = to_episodes(batch, torch.device("cpu"), torch.float32)
+    maps = score_maps(learner, episodes, num_steps=2)
+    assert maps.shape == (2, 2, 33, 33)
+    query = learner.features(episodes.query_images[1])
+    support = learner.features(episodes.support_images[1])
+    present = torch.ones(3, dtype=torch.bool)
+    labels = learner.detector.label(episodes.support_boxes[1], present)
+    adapted = learner.adapt(learner.weights, support, labels, num_steps=2)
+    expected = learner.outputs(adapted, query)["cls"][0, 0]
+    torch.testing.assert_close(torch.from_numpy(maps[1, 1]), expected)
+    assert (maps[:, 0] != maps[:, 1]).any()
+    assert len(score_map_figure(learner, episodes, num_steps=1).axes) == 8

@@ -184,7 +184,14 @@ def _run_missing(
         return
     missing.sort(key=lambda job: len(job.track), reverse=True)
     with _ray():
-        task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=max_retries)(run_job)
+        task = ray.remote(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            max_retries=max_retries,
+            # Over all nodes, also when called by a trial of Ray Tune, whose own placement group
+            # would otherwise have to hold the tasks, and has no CPU.
+            scheduling_strategy="SPREAD",
+        )(run_job)
         failures = _gather({task.remote(job): job for job in missing})
     if failures:
         raise IncompleteResultsError(

@@ -11,6 +11,7 @@ import pytest
 from data_pipeline.crop_tracks import CropConfig
 from data_pipeline.preprocess import write_shard
 from data_pipeline.readers import synthetic
+from data_pipeline.sampling import SamplingConfig
 from data_pipeline.shard_plans import ShardPlan
 from data_pipeline.shards import (
     INDEX_FILE,
@@ -20,6 +21,17 @@ from data_pipeline.shards import (
     write_manifest,
 )
 from data_pipeline.synthetic_scenes import SyntheticConfig
+from meta_train.detectors.backbone import BackboneConfig
+from meta_train.detectors.fcos import FcosConfig
+from meta_train.detectors.heads import HeadConfig
+from meta_train.detectors.network import NetworkConfig
+from meta_train.inner_loop import InnerLoopConfig
+from meta_train.train_config import (
+    OuterLoopConfig,
+    ScalingConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 
 TINY_VIDEOS = SyntheticConfig(
     num_train_videos=8,
@@ -32,11 +44,44 @@ TINY_VIDEOS = SyntheticConfig(
 
 
 @pytest.fixture(scope="session")
+def tiny_config(tiny_shards: str) -> TrainConfig:
+    """Six outer steps of the smallest network, the last three in second order."""
+    slim = NetworkConfig(
+        backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
+    )
+    return TrainConfig(
+        shards=tiny_shards,
+        detector=FcosConfig(network=slim),
+        inner_loop=InnerLoopConfig(num_steps=2),
+        outer_loop=OuterLoopConfig(
+            num_epochs=2,
+            iterations_per_epoch=3,
+            batch_pairs=2,
+            second_order_from_epoch=1,
+            learns="all",
+            learning_rate=1e-3,
+            rates_learning_rate=1e-3,
+        ),
+        sampling=SamplingConfig(val_fraction=0.3, rows_per_block=3, pairs_per_block=2),
+        validation=ValidationConfig(num_pairs=2, batch_pairs=2),
+        scaling=ScalingConfig(cpus_per_worker=1),
+        checkpoint_every=2,
+        log_every=1,
+    )
+
+
+@pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray with two CPUs for all tests marked ``ray``."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        resources={"tune_driver": 64},  # what a study's drivers hold instead of a CPU
+        include_dashboard=False,
+        log_to_driver=False,
+    )
     yield
     ray.shutdown()
 

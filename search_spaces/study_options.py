@@ -1,0 +1,142 @@
+"""What a study's command line offers, and the base config that it makes: preset, data, scale."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from data_pipeline.ray_session import default_address
+from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
+from eval_jobs.presets import PRESETS
+from meta_train.run_log import MlflowConfig
+from meta_train.train_config import ScalingConfig, TrainConfig
+
+SHORT_PAIRS = 400
+"""Training pairs of a shortened quickstart trial."""
+
+SHORT_SEQUENCES = 12
+"""Sequences that it tracks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """How a study is run."""
+
+    preset: Literal["quickstart", "small", "paper"] = "quickstart"
+    """What every trial starts from. ``quickstart`` is shortened, so that a study takes minutes."""
+
+    seeds: tuple[int, ...] = (0, 1)
+    """Each cell runs once with each."""
+
+    shards: str = ""
+    """Folder of preprocessed crops; ``quickstart`` makes its own where this is not set."""
+
+    benchmark: str | None = None
+    """A row of BENCHMARKS; the preset's where not given."""
+
+    benchmark_folder: str = ""
+    """Its sequences; ``quickstart`` makes its own where this is not set."""
+
+    partial: bool = False
+    """Accept that sequences of the benchmark are missing; the table says so."""
+
+    max_sequences: int | None = None
+    """Track the first so many only; the preset's where not given."""
+
+    max_frames: int | None = None
+    """Track the first so many frames of each only."""
+
+    iterations_per_epoch: int | None = None
+    """Outer steps in an epoch; the preset's where not given."""
+
+    backbone_weights: str | None = None
+    """``imagenet``, ``random`` or a file; the preset's where not given."""
+
+    num_workers: int = 1
+    """Training processes of a trial."""
+
+    cpus_per_worker: int = 1
+    """CPUs, and threads, of each; as many trials run at once as the cluster has room for."""
+
+    use_gpu: bool = False
+    """One GPU for each worker; trackers share GPUs too."""
+
+    storage: str = "runs"
+    """Folder or URI of the trials: checkpoints, results, synthetic data."""
+
+    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
+    """Where it is logged."""
+
+    plan: bool = False
+    """Only print the trials, their cost and their order."""
+
+    address: str = field(default_factory=default_address)
+    """Ray cluster: ``local`` starts one here, ``auto`` finds the one that this machine is in.
+    RAY_ADDRESS where that is set."""
+
+
+def base_config(options: StudyOptions) -> PipelineConfig:
+    """What all cells of a study share.
+
+    Raises:
+        ValueError: the options make no valid config.
+    """
+    base = PRESETS[options.preset][1]
+    if options.preset == "quickstart":
+        base = shortened(base)
+    return replace(
+        base,
+        train=_training(base.train, options),
+        evaluation=_evaluation(base.evaluation, options),
+        storage=options.storage,
+        mlflow=options.mlflow,
+    )
+
+
+def shortened(preset: PipelineConfig) -> PipelineConfig:
+    """The quickstart preset with few pairs, one validation and few sequences; all else as it is."""
+    outer = preset.train.outer_loop
+    iterations = max(1, SHORT_PAIRS // (outer.batch_pairs * outer.num_epochs))
+    validation = replace(preset.train.validation, every_epochs=outer.num_epochs)
+    return replace(
+        preset,
+        train=replace(
+            preset.train,
+            outer_loop=replace(outer, iterations_per_epoch=iterations),
+            validation=validation,
+        ),
+        evaluation=replace(preset.evaluation, max_sequences=SHORT_SEQUENCES),
+    )
+
+
+def _training(train: TrainConfig, options: StudyOptions) -> TrainConfig:
+    network = train.detector.network
+    weights = options.backbone_weights or network.backbone.weights
+    network = replace(network, backbone=replace(network.backbone, weights=weights))
+    iterations = options.iterations_per_epoch or train.outer_loop.iterations_per_epoch
+    scaling = ScalingConfig(
+        num_workers=options.num_workers,
+        cpus_per_worker=options.cpus_per_worker,
+        use_gpu=options.use_gpu,
+        max_failures=train.scaling.max_failures,
+        timeout_seconds=train.scaling.timeout_seconds,
+    )
+    return replace(
+        train,
+        shards=options.shards or train.shards,
+        detector=replace(train.detector, network=network),
+        outer_loop=replace(train.outer_loop, iterations_per_epoch=iterations),
+        scaling=scaling,
+    )
+
+
+def _evaluation(evaluation: EvaluationConfig, options: StudyOptions) -> EvaluationConfig:
+    given = options.benchmark_folder != "" or options.benchmark is not None
+    own = None if given else evaluation.max_sequences  # a preset's limit is for its own sequences
+    return replace(
+        evaluation,
+        benchmark=options.benchmark or evaluation.benchmark,
+        folder=options.benchmark_folder,
+        partial=options.partial or evaluation.partial,
+        max_sequences=options.max_sequences or own,
+        max_frames=options.max_frames,
+        device="cuda" if options.use_gpu else "cpu",
+    )

@@ -1,0 +1,122 @@
+"""From a study to its table: runs the trials and logs what they compare to.
+
+Every trial is a flat run in MLflow; the study's own run holds the table, the plot and the address
+of the page on which MLflow compares the trials.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from data_pipeline.storage import atomic_output, open_folder
+from eval_jobs.report import text_table
+from meta_train.run_log import MlflowConfig, RunLog
+from search_spaces.comparison import (
+    compare_url,
+    comparison_figure,
+    table_rows,
+    trial_rows,
+    verdicts,
+)
+from search_spaces.study import Study, Trial, study_id, trials
+from search_spaces.tune_trials import TrialResult, absolute_storage, run_trials
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What a study gave."""
+
+    study_id: str
+    """The study's name and a digest of its trials."""
+
+    trials: tuple[TrialResult, ...]
+    """How each ended, in the study's order."""
+
+    text: str
+    """The table and what of it is more than spread."""
+
+    compare_url: str
+    """MLflow's page that compares the trials that ended well."""
+
+    mlflow_run_id: str
+    """The study's own run."""
+
+
+def run(study: Study) -> StudyResult:
+    """Runs a study, or goes on with it: a finished trial is not run again.
+
+    The caller has started Ray, with `tune_trials.DRIVER_RESOURCES`.
+
+    Raises:
+        ValueError: a variant has no data or nothing to be evaluated on, the cluster is too small
+            for a trial, or no trial reports a measure.
+    """
+    found = trials(study)
+    storage = absolute_storage(study.variants[0].config.storage)
+    run_log = _open_summary(study, found, storage)
+    status: Literal["FINISHED", "FAILED"] = "FAILED"
+    try:
+        results = run_trials(study, found)
+        text = report_text(study, results)
+        url = _log_summary(run_log, study, results, text)
+        status = "FAILED" if all(result.error for result in results) else "FINISHED"
+    finally:
+        run_log.finish(status)
+    return StudyResult(
+        study_id=study_id(study, found),
+        trials=tuple(results),
+        text=text,
+        compare_url=url,
+        mlflow_run_id=run_log.handle.run_id,
+    )
+
+
+def report_text(study: Study, results: Sequence[TrialResult]) -> str:
+    """The table with its title, what was evaluated, and the verdicts."""
+    labels = sorted({result.label for result in results if result.label})
+    title = f"{study.title}; ours: {' | '.join(labels) or 'no trial ended well'}"
+    return "\n".join([text_table(table_rows(study, results), title), *verdicts(study, results)])
+
+
+def _open_summary(study: Study, found: Sequence[Trial], storage: str) -> RunLog:
+    """The study's own run, continued where it exists; creates database and experiment first."""
+    mlflow = study.variants[0].config.mlflow
+    name = study_id(study, found)
+    filesystem, root = open_folder(storage)
+    path = f"{root}/studies/{name}/mlflow_run.json"
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            run_id = json.loads(stream.read())["run_id"]
+    except FileNotFoundError:
+        run_id = None
+    run_log = _start(mlflow, study, name, run_id)
+    if run_id is None:
+        with atomic_output(filesystem, path) as stream:
+            stream.write(json.dumps({"run_id": run_log.handle.run_id}).encode())
+    return run_log
+
+
+def _start(mlflow: MlflowConfig, study: Study, name: str, run_id: str | None) -> RunLog:
+    seeds = list(dict.fromkeys(variant.seed for variant in study.variants))
+    varying = list(dict.fromkeys(key for variant in study.variants for key in variant.params))
+    return RunLog.start(
+        mlflow,
+        run_name=name,
+        params={"cells": study.cells, "seeds": seeds, "varying": varying},
+        tags={"study": study.name, "kind": "study"},
+        run_id=run_id,
+    )
+
+
+def _log_summary(run_log: RunLog, study: Study, results: Sequence[TrialResult], text: str) -> str:
+    """Logs tables, plot and the compare page's address, and gives the address."""
+    run_log.log_table(table_rows(study, results), "tables/study.json")
+    run_log.log_table(trial_rows(study, results), "tables/trials.json")
+    run_log.log_text(text, "tables/study.txt")
+    run_log.log_figure(comparison_figure(study, results), "plots/study.png")
+    run_ids = [result.mlflow_run_id for result in results if result.mlflow_run_id]
+    handle = run_log.handle
+    url = compare_url(handle.tracking_uri, handle.experiment_id, run_ids)
+    run_log.set_tags({"compare_url": url})
+    return url

@@ -1,6 +1,7 @@
 """The loop that every training process runs. Ray, MLflow and storage come in as callables."""
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from meta_train.validation import validate, validation_stream
 logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
+
+_AGAINST_DIVERGENCE = "Lower the outer rates or the loss weights (they set the first inner rates)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,7 @@ def train(
     Raises:
         CheckpointError: a checkpoint does not load or does not fit.
         ShardError: the shards do not read.
-        FloatingPointError: the meta-loss is no longer finite.
+        FloatingPointError: the meta-loss or the weights are no longer finite.
     """
     outer = config.outer_loop
     stream = EpisodeStream(config.shards, config.sampling, split="train", seed=config.seed)
@@ -181,10 +184,10 @@ def _point(
     totals = [sum(step) for step in zip(*by_step.values(), strict=True)]
     weights = setup.gammas if len(totals) > 1 else (1.0,)
     meta_loss = sum(gamma * total for gamma, total in zip(weights, totals, strict=True))
-    if meta_loss != meta_loss or meta_loss == float("inf"):
+    if not math.isfinite(meta_loss):
         raise FloatingPointError(
-            f"the meta-loss is {meta_loss}: the run diverged. Lower the outer rates or the loss "
-            f"weights (they set the first inner rates); losses by inner step: {by_step}"
+            f"the meta-loss is {meta_loss}: the run diverged. {_AGAINST_DIVERGENCE}; "
+            f"losses by inner step: {by_step}"
         )
     point = {"train/meta_loss": meta_loss}
     for branch, values in by_step.items():
@@ -226,7 +229,13 @@ def _validate(config: TrainConfig, state: TrainState, held_out: EpisodeStream, r
 
 def _report(config: TrainConfig, state: TrainState, rim: Rim, metrics: Metrics) -> None:
     """Hands over a checkpoint (rank 0) and the metrics (every rank)."""
-    require_equal(state.learner.weights | state.learner.rates, state.iteration)
+    tensors = state.learner.weights | state.learner.rates
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise FloatingPointError(
+            f"the weights are not finite after outer step {state.iteration}: the run diverged. "
+            f"{_AGAINST_DIVERGENCE}, and resume from the last checkpoint"
+        )
+    require_equal(tensors, state.iteration)
     folder = None
     if rim.rank == 0:
         folder = rim.scratch / f"step-{state.iteration:08d}"

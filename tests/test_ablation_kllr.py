@@ -1,0 +1,86 @@
+"""Table 2's cells and the script that runs them."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from eval_jobs.presets import PRESETS
+from search_spaces.kernel_rates_cells import CELLS, kernel_rates_study
+from search_spaces.plan import plan_text
+from search_spaces.study import trials
+from search_spaces.study_options import SHORT_PAIRS, StudyOptions, base_config
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = PRESETS["quickstart"][1]
+
+
+def test_the_cells_learn_rates_in_none_one_and_both_branches_and_differ_in_nothing_else() -> None:
+    study = kernel_rates_study(base_config(StudyOptions()), (0,))
+    learned = {v.cell: v.config.train.rates.learned_in for v in study.variants}
+    assert learned == {"none": (), "cls": ("cls",), "reg": ("reg",), "both": ("cls", "reg")}
+    rates = QUICKSTART.train.rates
+    trains = {replace(v.config.train, rates=rates).outer_loop for v in study.variants}
+    assert len(trains) == 1
+    assert len({trial.trial_id for trial in trials(study)}) == 4
+
+
+def test_table_2_is_with_online_updating_of_both_branches() -> None:
+    for variant in kernel_rates_study(base_config(StudyOptions()), (0,)).variants:
+        evaluation = variant.config.evaluation
+        assert evaluation.phases == ("online",)
+        assert evaluation.tracker.update_interval_frames == 10
+        assert evaluation.tracker.update_branches == ("cls", "reg")
+
+
+def test_the_papers_figures_stand_in_columns_of_their_own() -> None:
+    published = {cell.name: cell.published["OTB-100 AUC"] for cell in CELLS}
+    one_branch = (0.661, 0.676)  # which of the two is cls and which reg is not known
+    assert published == {"none": (0.628,), "cls": one_branch, "reg": one_branch, "both": (0.704,)}
+
+
+def test_the_default_is_the_quickstart_shortened_on_the_same_videos() -> None:
+    base = base_config(StudyOptions())
+    outer, preset = base.train.outer_loop, QUICKSTART.train.outer_loop
+    assert base.synthetic == QUICKSTART.synthetic and base.storage == QUICKSTART.storage
+    assert base.train.detector == QUICKSTART.train.detector
+    assert outer.num_epochs == preset.num_epochs
+    assert 0 <= SHORT_PAIRS - outer.num_iterations * outer.batch_pairs < 4 * outer.batch_pairs
+
+
+def test_options_reach_the_config() -> None:
+    options = StudyOptions(
+        preset="small",
+        shards="shards",
+        benchmark="otb100",
+        benchmark_folder="otb",
+        iterations_per_epoch=7,
+        cpus_per_worker=2,
+        use_gpu=True,
+        max_frames=30,
+    )
+    base = base_config(options)
+    assert base.train.shards == "shards" and base.train.outer_loop.iterations_per_epoch == 7
+    assert base.train.scaling.use_gpu and base.train.scaling.cpus_per_worker == 2
+    assert base.evaluation.benchmark == "otb100" and base.evaluation.folder == "otb"
+    assert base.evaluation.partial and base.evaluation.max_frames == 30
+    assert base.evaluation.device == "cuda" and base.evaluation.max_sequences is None
+
+
+def test_a_real_benchmark_is_not_cut_to_the_quickstarts_few_sequences() -> None:
+    options = StudyOptions(benchmark="otb100", benchmark_folder="otb")
+    assert base_config(options).evaluation.max_sequences is None
+
+
+def test_the_plan_promises_what_two_cores_can_do_in_ten_minutes() -> None:
+    text = plan_text(kernel_rates_study(base_config(StudyOptions()), (0, 1)))
+    minutes = int(text.split("about ")[1].split()[0])
+    assert minutes <= 18  # CPU-minutes, on two cores
+
+
+def test_the_script_plans_without_starting_anything(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "search_spaces" / "ablation_kllr.py"), "--plan"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "To run: 8 of 8 trials" in done.stdout
+    assert list(tmp_path.iterdir()) == []

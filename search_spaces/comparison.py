@@ -97,7 +97,7 @@ def table_rows(study: Study, results: Sequence[TrialResult]) -> list[Row]:
         row |= {f"paper: {key}": _figures(variant.published.get(key, ())) for key in published}
         row["seeds"] = f"{sum(not result.error for result in mine)} of {len(mine)}"
         row["failed"] = "; ".join(
-            f"seed {result.seed}: {result.error}" for result in mine if result.error
+            f"seed {result.seed}: {result.error_type}" for result in mine if result.error
         )
         rows.append(row)
     return rows

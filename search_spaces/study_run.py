@@ -73,10 +73,12 @@ def run(study: Study) -> StudyResult:
 
 
 def report_text(study: Study, results: Sequence[TrialResult]) -> str:
-    """The table with its title, what was evaluated, and the verdicts."""
+    """The table with its title, what was evaluated, the verdicts, and what failed."""
     labels = sorted({result.label for result in results if result.label})
     title = f"{study.title}; ours: {' | '.join(labels) or 'no trial ended well'}"
-    return "\n".join([text_table(table_rows(study, results), title), *verdicts(study, results)])
+    failed = [f"failed: {each.trial_id}\n{each.error}" for each in results if each.error]
+    table = text_table(table_rows(study, results), title)
+    return "\n".join([table, *verdicts(study, results), *failed])
 
 
 def _open_summary(study: Study, found: Sequence[Trial], storage: str) -> RunLog:

@@ -60,7 +60,12 @@ class TrialResult:
     """From start to end; of the last attempt where there were several."""
 
     error: str = ""
-    """What stopped it."""
+    """What stopped it: type and message."""
+
+    @property
+    def error_type(self) -> str:
+        """What stopped it, in a word."""
+        return self.error.partition(":")[0].rpartition(".")[2]
 
 
 _RESULT = TypeAdapter(TrialResult)
@@ -253,17 +258,20 @@ def _drive(config: dict[str, Any], study: str, trials: dict[str, Trial]) -> None
     )
     with atomic_output(filesystem, f"{root}/{trial.trial_id}/{_RESULT_FILE}") as stream:
         stream.write(json.dumps(asdict(result), indent=1).encode())
+    logger.info("%s ended after %.0f s", trial.trial_id, result.seconds)
     tune.report(result.metrics)
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost error's type and message in one line, out of Ray's wrapping of tracebacks."""
+    """The innermost error's type and message, out of Ray's wrapping of tracebacks in text."""
     cause = getattr(error, "cause", None) or error.__cause__
     if isinstance(cause, BaseException):
         return _cause(cause)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = next((line for line in reversed(lines) if _names_error(line)), None)
-    return last or f"{type(error).__name__}: {lines[0] if lines else '(no message)'}"
+    lines = str(error).strip().splitlines()
+    for index in reversed(range(len(lines))):
+        if _names_error(lines[index]):
+            return "\n".join(lines[index:])
+    return f"{type(error).__name__}: {lines[-1] if lines else '(no message)'}"
 
 
 def _names_error(line: str) -> bool:

@@ -47,7 +47,7 @@ class TrainResult:
     """Folder of the checkpoint after the last outer step."""
 
     metrics: Metrics
-    """The last validation's."""
+    """The best checkpoint's validation."""
 
 
 def new_run_id(name: str) -> str:
@@ -107,7 +107,7 @@ def fit(
         storage: folder or URI that every node reaches.
         run_id: a run that exists in it goes on from its last checkpoint.
         run_log: the MLflow run that rank 0 writes its curves to.
-        init_from: a checkpoint of another run to start from.
+        init_from: a checkpoint of another run to start from, in a folder that every node reaches.
         callbacks: for Ray Train's controller (Tune's report callback, for one).
 
     Raises:
@@ -118,6 +118,7 @@ def fit(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    _pin_cluster()
     scaling = config.scaling
     threads = str(scaling.cpus_per_worker)
     trainer = TorchTrainer(
@@ -125,7 +126,7 @@ def fit(
         train_loop_config={
             "config": to_json(config),
             "run_log": run_log,
-            "init_from": init_from,
+            "init_from": str(Path(init_from).absolute()) if init_from else None,
             "title": run_id,
             "shows_bar": sys.stderr.isatty(),
         },
@@ -157,6 +158,19 @@ def fit(
         last=_copy(result.checkpoint, storage, run_id, "last"),
         metrics={key: float(value) for key, value in best[1].items()},
     )
+
+
+def _pin_cluster() -> None:
+    """Tells Ray Train's own actors which cluster is theirs.
+
+    One of them asks the cluster whether the run is still alive, and takes its workers away if not.
+    Without an address it may ask another Ray on the same machine, which knows of no such run.
+    """
+    import ray
+    from ray.train.v2._internal import constants
+
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 
 def _run_worker(arguments: dict[str, Any]) -> None:

@@ -167,7 +167,8 @@ def _over_workers(mine: MetaGradient) -> MetaGradient:
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
     bf16 = config.outer_loop.precision == "bf16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    # Its cache would keep every inner step's weights of every pair until the batch is done.
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
 def _point(

@@ -143,6 +143,24 @@ def test_splitting_a_batch_changes_nothing(whole: Run, tiny_config: TrainConfig)
         torch.testing.assert_close(other, gradient, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("iteration", [0, 4], ids=["first order", "second order"])
+def test_bf16_gradients_of_the_heads_are_near(
+    whole: Run, tiny_config: TrainConfig, iteration: int
+) -> None:
+    source = EpisodeStream(tiny_config.shards, tiny_config.sampling, split="train", seed=0)
+    batch = stack([source.episode(lane, 0) for lane in range(2)])
+    setup, flat = worker._setup(tiny_config, iteration), []
+    for precision in ("fp32", "bf16"):
+        outer = replace(tiny_config.outer_loop, precision=precision)
+        config = replace(tiny_config, outer_loop=outer)
+        found = worker._gradient(config, whole.learner, batch, setup, torch.device("cpu"))
+        assert {gradient.dtype for gradient in found.weights.values()} == {torch.float32}
+        heads = [gradient for name, gradient in found.weights.items() if ".head." in name]
+        flat.append(torch.cat([gradient.flatten() for gradient in heads]))
+    assert torch.cosine_similarity(*flat, dim=0) > 0.99
+    assert not torch.equal(*flat), "bf16 did take part"
+
+
 @pytest.mark.parametrize("learns", ["head", "head+block4", "all"])
 def test_what_is_learned_changes_and_what_is_frozen_does_not(
     go: Callable[..., Run], learns: str

@@ -38,7 +38,7 @@ class SyntheticConfig:
     num_train_videos: int = 200
     """Videos in the folder ``train``."""
 
-    num_val_videos: int = 24
+    num_val_videos: int = 20
     """Videos in the folder ``val``; none shares its seed with a training video."""
 
     frames_per_video: int = 30
@@ -62,8 +62,11 @@ class SyntheticConfig:
     max_step_in_crop_px: float = 40.0
     """Most that a target moves between frames, in pixels of the crop about its last box."""
 
-    max_distractors: int = 3
-    """Each video has from one to this many look-alikes of its target."""
+    min_distractors: int = 3
+    """Fewest look-alikes of its target in a video."""
+
+    max_distractors: int = 6
+    """Most look-alikes of its target in a video."""
 
     occluder_probability: float = 0.5
     """Share of videos in which something passes in front of the target."""
@@ -81,9 +84,13 @@ class SyntheticConfig:
         for name in ("num_train_videos", "num_val_videos", "noise_level", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("frames_per_video", "max_distractors"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.frames_per_video < 1:
+            raise ValueError(f"frames_per_video must be at least 1, got {self.frames_per_video}")
+        if not 1 <= self.min_distractors <= self.max_distractors:
+            raise ValueError(
+                "1 <= min_distractors <= max_distractors expected, "
+                f"got {self.min_distractors} and {self.max_distractors}"
+            )
         largest = min(self.width_px, self.height_px) / 3
         if not 12 <= self.min_target_px <= self.max_target_px <= largest:
             raise ValueError(
@@ -123,7 +130,7 @@ def render_video(
     target = place(surface(rng, look), outlines, axes, path)
     rivals = [
         _distractor(config, rng, look, path, size_px)
-        for _ in range(rng.integers(1, config.max_distractors + 1))
+        for _ in range(rng.integers(config.min_distractors, config.max_distractors + 1))
     ]
     # Whoever starts beside the target stays behind it: the first frame must show the target.
     starts = [item.outlines[0].mean(axis=0) for item in rivals]

@@ -1,0 +1,70 @@
+"""The README's commands and code are those that work."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval_jobs.tracker import Prediction
+from meta_train import checkpoint as checkpoints
+from meta_train.checkpoint import Checkpoint
+from meta_train.learner import initial_learner
+from meta_train.train_config import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced code of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_three_lines_make_a_tracker(tiny_config: TrainConfig, tmp_path: Path) -> None:
+    import torch
+
+    learner = initial_learner(
+        tiny_config.detector,
+        tiny_config.rates,
+        adapts="head",
+        generator=torch.Generator().manual_seed(0),
+    )
+    folder = checkpoints.save(
+        Checkpoint(
+            config=tiny_config,
+            weights=learner.weights,
+            rates=learner.rates,
+            optimizer={},
+            iteration=0,
+        ),
+        tmp_path / "best",
+    )
+    (code,) = [block for block in blocks("python") if "OnlineTracker" in block]
+    frames = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
+    scope = {"first_frame": frames[0], "frame": frames[1], "box": np.array([30.0, 30, 60, 70])}
+    exec(code.replace("runs/RUN_ID/best", str(folder)), scope)
+    prediction = scope["prediction"]
+    assert isinstance(prediction, Prediction)
+    assert prediction.box.shape == (4,)
+    assert np.isfinite(prediction.box).all()
+
+
+def commands() -> list[str]:
+    """Each command of the README, continuation lines joined."""
+    text = "".join(blocks("")).replace("\\\n", " ")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_name_files_that_exist(line: str) -> None:
+    for word in shlex.split(line, comments=True):
+        if word.endswith((".py", ".txt", ".yaml")) and "/data" not in word:
+            assert (ROOT / word).is_file(), word
+
+
+def test_both_commands_install_with_the_constraints_first() -> None:
+    install = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[test]' && "
+    assert install + ".venv/bin/python meta_train/launch.py" in commands()
+    assert install + ".venv/bin/pytest" in commands()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,10 +22,13 @@ def ray_session(address: str, resources: dict[str, float] | None = None) -> Iter
         resources: custom ones that a local Ray has; a cluster says itself what it has.
     """
     import ray
+    import ray.data
 
     before = os.environ.get("RAY_ADDRESS")
     offered = resources if address == "local" else None
     ray.init(address=address, resources=offered, logging_level=logging.WARNING)
+    # Bars on a terminal; elsewhere Ray Data would log a page every few seconds.
+    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # Ray's own actors look the cluster up anew; without this they may find a stranger's.
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address

@@ -12,12 +12,12 @@ from meta_train.train_config import OuterLoopConfig, TrainConfig, ValidationConf
 QUICKSTART_TRAINING = TrainConfig(
     detector=FcosConfig(
         network=NetworkConfig(
-            backbone=BackboneConfig(width=24, weights="random"),
+            backbone=BackboneConfig(width=16, weights="random"),
             head=HeadConfig(hidden_channels=32),
         ),
         distance_std_px=32.0,
         cls_weight=16.0,
-        reg_weight=0.5,
+        reg_weight=1.0,
     ),
     gammas=GammaConfig(annealing_epochs=0.0),
     outer_loop=OuterLoopConfig(
@@ -27,7 +27,7 @@ QUICKSTART_TRAINING = TrainConfig(
         second_order_from_epoch=2,
         learns="head",
         learning_rate=1e-3,
-        rates_learning_rate=1e-3,
+        rates_learning_rate=4e-4,
         decay_at=(0.6, 0.85),
     ),
     validation=ValidationConfig(num_pairs=64, batch_pairs=8),

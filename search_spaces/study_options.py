@@ -9,10 +9,10 @@ from eval_jobs.presets import PRESETS
 from meta_train.run_log import MlflowConfig
 from meta_train.train_config import ScalingConfig, TrainConfig
 
-SHORT_PAIRS = 400
+SHORT_PAIRS = 280
 """Training pairs of a shortened quickstart trial."""
 
-SHORT_SEQUENCES = 12
+SHORT_SEQUENCES = 10
 """Sequences that it tracks."""
 
 
@@ -95,7 +95,9 @@ def shortened(preset: PipelineConfig) -> PipelineConfig:
     """The quickstart preset with few pairs, one validation and few sequences; all else as it is."""
     outer = preset.train.outer_loop
     iterations = max(1, SHORT_PAIRS // (outer.batch_pairs * outer.num_epochs))
-    validation = replace(preset.train.validation, every_epochs=outer.num_epochs)
+    validation = preset.train.validation
+    few = min(validation.num_pairs, 6 * validation.batch_pairs)
+    validation = replace(validation, num_pairs=few, every_epochs=outer.num_epochs)
     return replace(
         preset,
         train=replace(

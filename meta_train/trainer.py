@@ -10,6 +10,8 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,6 @@ def fit(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    _pin_cluster()
     scaling = config.scaling
     threads = str(scaling.cpus_per_worker)
     trainer = TorchTrainer(
@@ -148,7 +149,8 @@ def fit(
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
         ),
     )
-    result = trainer.fit()
+    with _own_cluster():
+        result = trainer.fit()
     if result.error is not None:
         raise result.error
     best = min(result.best_checkpoints, key=lambda pair: float(pair[1].get(_SCORE, _NOT_VALIDATED)))
@@ -160,8 +162,9 @@ def fit(
     )
 
 
-def _pin_cluster() -> None:
-    """Tells Ray Train's own actors which cluster is theirs.
+@contextmanager
+def _own_cluster() -> Iterator[None]:
+    """Tells Ray Train's own actors, for the time of a block, which cluster is theirs.
 
     One of them asks the cluster whether the run is still alive, and takes its workers away if not.
     Without an address it may ask another Ray on the same machine, which knows of no such run.
@@ -169,8 +172,16 @@ def _pin_cluster() -> None:
     import ray
     from ray.train.v2._internal import constants
 
-    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RAY_ADDRESS"]
+        else:
+            os.environ["RAY_ADDRESS"] = before
 
 
 def _run_worker(arguments: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ def ray_session() -> Iterator[None]:
         address="local",
         num_cpus=2,
         resources={"tune_driver": 64},  # what a study's drivers hold instead of a CPU
-        include_dashboard=False,
+        include_dashboard=True,  # without one, Ray asks at the usual port: a stranger may answer
         log_to_driver=False,
     )
     yield

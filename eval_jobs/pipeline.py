@@ -162,7 +162,7 @@ def run(
             callbacks=callbacks,
         )
         _log_adaptation(run_log, train, result)
-        scores = _evaluate(config, storage, result, run_log)
+        scores = _evaluate(config, train, storage, result, run_log)
         status = "FINISHED"
     finally:
         run_log.finish(status)
@@ -264,8 +264,14 @@ def _log_adaptation(run_log: RunLog, train: TrainConfig, result: TrainResult) ->
     run_log.log_figure(figure, "plots/score_maps.png")
 
 
+def _tracker_name(train: TrainConfig) -> str:
+    """FCOS-MAML, or FCOS baseline: the same in all runs, so that their metrics compare."""
+    detector = train.detector.kind.upper()
+    return f"{detector}-MAML" if train.outer_loop.method == "maml" else f"{detector} baseline"
+
+
 def _evaluate(
-    config: PipelineConfig, storage: str, result: TrainResult, run_log: RunLog
+    config: PipelineConfig, train: TrainConfig, storage: str, result: TrainResult, run_log: RunLog
 ) -> list[TrackerScore]:
     """The best checkpoint's scores, and the references'."""
     evaluation = config.evaluation
@@ -277,7 +283,7 @@ def _evaluate(
             Path(result.best),
             evaluation.tracker,
             evaluation.phases,
-            name=result.run_id,
+            name=_tracker_name(train),
             device=evaluation.device,
         )
     ]

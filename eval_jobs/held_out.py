@@ -15,8 +15,8 @@ class ContaminatedTrainingError(ValueError):
 def require_disjoint(training_videos: Iterable[str], selection: Selection) -> None:
     """Compares the names of training videos with those of a benchmark's sequences.
 
-    Case, punctuation and a leading dataset name such as ``OTB_`` do not count, so ``Car4``,
-    ``car-4`` and ``OTB_Car4`` are one video.
+    Case, separators and a leading dataset name such as ``OTB_`` do not count, so ``Car4``,
+    ``car_4`` and ``OTB_Car4`` are one video; ``car-4`` is LaSOT's and another one.
 
     Raises:
         ContaminatedTrainingError: they share videos; it names each.
@@ -36,12 +36,14 @@ _DATASET_PREFIXES = ("otb", "otb100", "otb2013", "tb50", "tb100", "vot", "vot201
 
 
 def normalised(video: str) -> str:
-    """A video's name without case, punctuation and leading dataset name.
+    """A video's name without case, separators and leading dataset name; hyphens stay.
 
-    >>> normalised("OTB_Car-4")
-    'car4'
+    >>> normalised("OTB_Car4"), normalised("car-4")
+    ('car4', 'car-4')
     """
-    words = "".join(char if char.isalnum() else " " for char in video.lower()).split()
+    words = "".join(
+        char if char.isalnum() or char == "-" else " " for char in video.lower()
+    ).split()
     if len(words) > 1 and words[0] in _DATASET_PREFIXES:
         words = words[1:]
     return "".join(words)

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _MLFLOW_FILE = "mlflow_run.json"
 _EVALUATION_FILE = "evaluation.json"
+_INIT_FILE = "init_from.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ class Outcome:
     """What a run gave."""
 
     train: TrainResult
-    """Checkpoints and the last validation."""
+    """Checkpoints and the best one's validation."""
 
     scores: tuple[TrackerScore, ...]
     """A row for each phase and reference."""
@@ -124,7 +125,7 @@ def run(
         config: the run. With ``resume``, training goes by the config that the run started with.
         run_id: the run's name, and its folder in the storage.
         resume: go on with a run that exists.
-        init_from: a checkpoint of another run to start from.
+        init_from: a checkpoint of another run to start from; a resumed run knows its own.
         tags: for the MLflow run.
         params: for the MLflow run, beside the config's own.
         callbacks: for Ray Train's controller (Tune's report callback, for one).
@@ -136,9 +137,17 @@ def run(
         ShardError, DatasetError, CheckpointError: the data or a checkpoint do not read.
     """
     storage = config.storage if "://" in config.storage else str(Path(config.storage).absolute())
+    if "://" in storage and (config.evaluation.folder or not config.train.shards):
+        raise ValueError(
+            f"storage {storage!r} takes training runs only; synthetic videos and an evaluation's "
+            "results are files: give a folder that every node mounts, or train without "
+            "evaluation.folder and evaluate with eval_jobs/run_benchmarks.py"
+        )
     if resume:
         train = run_config(storage, run_id)
         evaluation = _read_evaluation(storage, run_id) or config.evaluation
+        started_from = _read(storage, run_id, _INIT_FILE)
+        init_from = None if started_from is None else started_from.decode()
         config = replace(config, evaluation=evaluation)
     else:
         config = with_data(config, storage)
@@ -146,6 +155,9 @@ def run(
         _write(
             storage, run_id, _EVALUATION_FILE, _EVALUATION.dump_json(config.evaluation, indent=1)
         )
+        if init_from:
+            init_from = init_from if "://" in init_from else str(Path(init_from).absolute())
+            _write(storage, run_id, _INIT_FILE, init_from.encode())
     manifest = read_manifest(train.shards)
     _require_held_out(config.evaluation, train)
     run_log = _open_run_log(
@@ -298,7 +310,7 @@ def _evaluate(
         partial=evaluation.partial,
         max_sequences=evaluation.max_sequences,
         max_frames=evaluation.max_frames,
-        num_gpus_per_task=evaluation.gpus_per_task if evaluation.device == "cuda" else 0.0,
+        num_gpus_per_task=evaluation.gpus_per_task if evaluation.device.startswith("cuda") else 0.0,
     )
     log_scores(run_log, scores)
     return scores

@@ -4,12 +4,15 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 import torch
 
+from data_pipeline.storage import open_folder
 from meta_train.detectors.backbone import Weights
 from meta_train.kernel_rates import Rates
 from meta_train.learner import Learner
@@ -80,9 +83,18 @@ def save(checkpoint: Checkpoint, folder: Path) -> Path:
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
     """A checkpoint, checked against its digests. Unpickles nothing but tensors.
 
+    Args:
+        folder: a path, or a URI, which is fetched first.
+        device: where the tensors go.
+
     Raises:
         CheckpointError: the folder is missing, cut short, changed, or of another format.
     """
+    if "://" in str(folder):
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as local:
+            filesystem, path = open_folder(str(folder))
+            pyarrow.fs.copy_files(path, local, source_filesystem=filesystem)
+            return load(local, device)
     folder = Path(folder)
     manifest = _manifest(folder)
     for name, expected in manifest["sha256"].items():

@@ -28,7 +28,8 @@ class LaunchConfig:
     """The run."""
 
     resume: str | None = None
-    """Id of a run to go on with; it keeps the settings that it started with."""
+    """Id of a run to go on with. It keeps the settings that it started with; ``storage``,
+    ``mlflow`` and ``address`` alone are taken from the command line."""
 
     init_from: str | None = None
     """Folder of a checkpoint whose weights and rates the run starts from: fine-tuning."""
@@ -43,7 +44,10 @@ def main() -> None:
     preset, config = _parse(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     run_id = config.resume or new_run_id(preset)
-    print(f"run {run_id} (if it stops: python meta_train/launch.py --resume {run_id})", flush=True)
+    storage = config.pipeline.storage
+    again = f"python meta_train/launch.py --resume {run_id}"
+    again += "" if storage == "runs" else f" --storage {storage}"
+    print(f"run {run_id} (if it stops: {again})", flush=True)
     with ray_session(config.address):
         outcome = run(
             config.pipeline,

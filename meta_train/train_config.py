@@ -234,14 +234,22 @@ def _unknown(given: object, known: object) -> list[str]:
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """The config with its local folder made absolute: workers run in another directory."""
+    """The config with its local paths made absolute: workers run in another directory."""
     if not config.shards:
         raise ValueError(
             "shards: the folder of preprocessed crops is not set. "
-            "Make one with data_pipeline/preprocess.py and pass it with --shards."
+            "Make one with data_pipeline/preprocess.py and pass it with --train.shards."
         )
-    is_uri = "://" in config.shards
-    return replace(config, shards=config.shards if is_uri else str(Path(config.shards).resolve()))
+    network = config.detector.network
+    source = network.backbone.weights
+    if source not in ("imagenet", "random"):
+        source = str(Path(source).absolute())
+    network = replace(network, backbone=replace(network.backbone, weights=source))
+    return replace(
+        config,
+        shards=config.shards if "://" in config.shards else str(Path(config.shards).absolute()),
+        detector=replace(config.detector, network=network),
+    )
 
 
 def fingerprint(config: TrainConfig, data_fingerprint: str) -> str:

@@ -53,7 +53,7 @@ class TrainState:
         device: torch.device,
         *,
         resume: Path | None,
-        init_from: Path | None,
+        init_from: Path | str | None,
     ) -> "TrainState":
         """From a checkpoint of this run, of another, or from nothing; alike on all workers."""
         loaded = checkpoints.load(resume, device) if resume else None
@@ -96,18 +96,25 @@ class TrainState:
         )
 
 
-def _first_learner(config: TrainConfig, stream: EpisodeStream, init_from: Path | None) -> Learner:
+def _network_of(config: TrainConfig) -> tuple[object, ...]:
+    """What two runs must share for one to start from the other."""
+    network = config.detector.network
+    untrained = replace(network, backbone=replace(network.backbone, weights="random"))
+    detector = replace(config.detector, network=untrained)
+    return detector, config.inner_loop.adapts, config.rates.granularity
+
+
+def _first_learner(
+    config: TrainConfig, stream: EpisodeStream, init_from: Path | str | None
+) -> Learner:
     """Another run's learner, or a new one; a random backbone is calibrated on training crops."""
     if init_from:
         loaded = checkpoints.load(init_from)
-        if (loaded.config.detector, loaded.config.inner_loop.adapts) != (
-            config.detector,
-            config.inner_loop.adapts,
-        ):
+        theirs, ours = _network_of(loaded.config), _network_of(config)
+        if theirs != ours:
             raise checkpoints.CheckpointError(
-                f"{init_from}: holds another network ({loaded.config.detector}, adapting "
-                f"{loaded.config.inner_loop.adapts}) than this run's ({config.detector}, adapting "
-                f"{config.inner_loop.adapts}); start from it with the same detector"
+                f"{init_from}: holds another network than this run's; start from it with the same "
+                f"detector. Theirs: {theirs}. This run's: {ours}"
             )
         return loaded.learner
     generator = torch.Generator().manual_seed(config.seed)

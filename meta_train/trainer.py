@@ -5,6 +5,7 @@ A run is a folder ``storage/run_id``: its config, Ray Train's state and checkpoi
 """
 
 import logging
+import math
 import os
 import secrets
 import sys
@@ -109,7 +110,8 @@ def fit(
         storage: folder or URI that every node reaches.
         run_id: a run that exists in it goes on from its last checkpoint.
         run_log: the MLflow run that rank 0 writes its curves to.
-        init_from: a checkpoint of another run to start from, in a folder that every node reaches.
+        init_from: a checkpoint of another run to start from: the absolute path, or URI, of a folder
+            that every node reaches.
         callbacks: for Ray Train's controller (Tune's report callback, for one).
 
     Raises:
@@ -127,7 +129,7 @@ def fit(
         train_loop_config={
             "config": to_json(config),
             "run_log": run_log,
-            "init_from": str(Path(init_from).absolute()) if init_from else None,
+            "init_from": init_from,
             "title": run_id,
             "shows_bar": sys.stderr.isatty(),
         },
@@ -206,8 +208,15 @@ def _run_worker(arguments: dict[str, Any]) -> None:
 
     def report(metrics: Metrics, folder: Path | None) -> None:
         score = metrics.get(f"val/query_loss_{config.inner_loop.num_steps}", _NOT_VALIDATED)
+        if not math.isfinite(score):
+            logger.warning("the held-out loss is %s: this checkpoint cannot be the best", score)
+            score = _NOT_VALIDATED
         checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder else None
-        ray.train.report(metrics | {_SCORE: score}, checkpoint=checkpoint)
+        ray.train.report(
+            metrics | {_SCORE: score},
+            checkpoint=checkpoint,
+            delete_local_checkpoint_after_upload=True,
+        )
 
     with tempfile.TemporaryDirectory(prefix="meta-train-") as scratch:
         rim = Rim(
@@ -223,7 +232,7 @@ def _run_worker(arguments: dict[str, Any]) -> None:
         resume = ray.train.get_checkpoint()
         if resume is None:
             init_from = arguments["init_from"]
-            train(config, rim, init_from=Path(init_from) if init_from else None)
+            train(config, rim, init_from=init_from)
         else:
             with resume.as_directory() as folder:
                 logger.info("goes on from %s", resume.path)

@@ -68,7 +68,7 @@ def train(
     rim: Rim,
     *,
     resume: Path | None = None,
-    init_from: Path | None = None,
+    init_from: Path | str | None = None,
 ) -> Learner:
     """Meta-trains a detector to the end of its config.
 

@@ -20,7 +20,7 @@ from data_pipeline.storage import atomic_output, exists, open_folder
 from eval_jobs import pipeline
 from eval_jobs.pipeline import Outcome, PipelineConfig
 from meta_train.run_log import absolute_uri
-from meta_train.train_config import ScalingConfig
+from meta_train.train_config import ScalingConfig, resolved
 from search_spaces.study import Study, Trial, study_id
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class TrialResult:
     """Of its draws."""
 
     metrics: dict[str, float]
-    """The last validation's, and ``<phase>/<metric>`` of each phase; empty if it failed."""
+    """The best validation, and ``<phase>/<metric>`` of each phase; empty if it failed."""
 
     label: str = ""
     """The benchmark, its protocol and how much of it was run."""
@@ -147,7 +147,7 @@ def absolute_storage(storage: str) -> str:
 
 
 def trial_metrics(config: PipelineConfig, outcome: Outcome) -> dict[str, float]:
-    """The numbers of a trial: the last validation's, and each phase's on the benchmark.
+    """The numbers of a trial: the best checkpoint's validation, and each phase's on the benchmark.
 
     Raises:
         ValueError: it was not evaluated.
@@ -173,6 +173,7 @@ def _with_data(trials: Sequence[Trial], storage: str) -> list[Trial]:
         folder, mlflow = config.evaluation.folder, config.mlflow
         config = replace(
             config,
+            train=resolved(config.train),
             storage=storage,
             evaluation=replace(config.evaluation, folder=str(Path(folder).absolute())),
             mlflow=replace(

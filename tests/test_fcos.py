@@ -16,9 +16,9 @@ FCOS = Fcos(FcosConfig())
 ORACLE = json.loads((Path(__file__).parent / "data" / "fovea_assignment.json").read_text())
 BOX = torch.tensor([[99.5, 115.5, 163.5, 147.5]])  # 64 x 32 about the centre of cell 16
 
-boxes = st.tuples(
-    st.floats(5, 180), st.floats(5, 180), st.floats(12, 80), st.floats(12, 80)
-).map(lambda b: torch.tensor([[b[0], b[1], b[0] + b[2], b[1] + b[3]]], dtype=torch.float64))
+boxes = st.tuples(st.floats(5, 180), st.floats(5, 180), st.floats(12, 80), st.floats(12, 80)).map(
+    lambda b: torch.tensor([[b[0], b[1], b[0] + b[2], b[1] + b[3]]], dtype=torch.float64)
+)
 
 
 def label(box: Tensor, present: bool = True, **changes: float) -> FcosLabels:

@@ -30,16 +30,17 @@ def selection(names: list[str]) -> Selection:
     return Selection(benchmark=find_benchmark("otb100"), tracks=tracks, num_expected=100)
 
 
-@pytest.mark.parametrize("video", ["Car4", "car-4", "OTB_Car4", "CAR4"])
+@pytest.mark.parametrize("video", ["Car4", "car_4", "OTB_Car4", "CAR4"])
 def test_a_copy_of_a_sequence_is_refused_by_name(video: str) -> None:
     with pytest.raises(ContaminatedTrainingError, match=video):
         require_disjoint(["GOT-10k_Train_000001", video], selection(["Car4", "Dog1"]))
 
 
 def test_official_training_names_are_no_otb_sequences() -> None:
-    """GOT-10k's and COCO's naming, and a pool of DAVIS, UAV123 and TLP videos."""
+    """GOT-10k's, COCO's and LaSOT's naming, and a pool of DAVIS, UAV123 and TLP videos."""
     training = [f"GOT-10k_Train_{number:06d}" for number in range(1, 9336)]
     training += [f"{number:012d}" for number in (9, 25, 30)]
+    training += ["car-4", "bird-1", "dog-1", "bolt-2"]
     training += ["DAVIS_car_shadow", "DAVIS_dog", "UAV_truck4_2", "UAV_boat1", "TLP_Bike"]
     names = [name.partition(".")[0] for name in OTB100]
     require_disjoint(training, selection(names))

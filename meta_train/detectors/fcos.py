@@ -40,7 +40,7 @@ class FcosConfig:
     only one cell in twenty is inside."""
 
     cls_weight: float = 2.0
-    """Factor of the score's loss. Adam ignores scale: it only sets the branch's first rate."""
+    """Factor of the score's loss; it scales the branch's inner steps, as the rates do."""
 
     reg_weight: float = 5.0
     """Factor of the regression's loss."""

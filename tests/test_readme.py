@@ -55,7 +55,7 @@ def test_three_lines_make_a_tracker(tiny_config: TrainConfig, tmp_path: Path) ->
 
 def commands() -> list[str]:
     """Each command of the README, continuation lines joined."""
-    text = "".join(blocks("")).replace("\\\n", " ")
+    text = "\n".join(blocks("")).replace("\\\n", " ")
     return [line for line in text.splitlines() if line.strip()]
 
 

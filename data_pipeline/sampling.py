@@ -77,8 +77,8 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if any(weight < 0 for weight in self.dataset_weights.values()):
             raise ValueError(f"dataset weights must not be negative, got {self.dataset_weights}")
-        if not 0 < self.val_fraction < 1:
-            raise ValueError(f"val_fraction must be in (0, 1), got {self.val_fraction}")
+        if not 0 <= self.val_fraction < 1:
+            raise ValueError(f"val_fraction must be in [0, 1), got {self.val_fraction}")
         for name in ("max_distance_frames", "rows_per_block", "pairs_per_block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

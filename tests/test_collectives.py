@@ -29,7 +29,8 @@ def two_workers(rank: int, rendezvous: str, results: Any) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes(tmp_path: Path) -> None:
+def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where the processes find this module
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     arguments = f"file://{tmp_path}/rendezvous", results

@@ -16,8 +16,15 @@ from meta_train.baseline_step import batch_gradient
 from meta_train.checkpoint import CheckpointError, load
 from meta_train.detectors.network import branch_features, outputs, trunk_features
 from meta_train.learner import Learner
-from meta_train.outer_step import Episodes, OuterStep, learned_weights, to_episodes
+from meta_train.outer_step import (
+    Episodes,
+    MetaGradient,
+    OuterStep,
+    learned_weights,
+    to_episodes,
+)
 from meta_train.train_config import TrainConfig
+from meta_train.train_state import TrainState
 from meta_train.worker import Metrics, Rim, train
 
 
@@ -185,6 +192,23 @@ def test_gammas_and_order_follow_the_epoch(tiny_config: TrainConfig) -> None:
     assert [setup.second_order for setup in setups] == [False] * 3 + [True] * 3
     assert setups[0].gammas == pytest.approx((1 / 3, 1 / 3, 1 / 3))
     assert setups[5].gammas[0] < setups[1].gammas[0] < setups[0].gammas[0]
+
+
+def test_an_outer_step_takes_the_mean_gradient_and_clips_it(
+    whole: Run, tiny_config: TrainConfig
+) -> None:
+    learner = whole.learner.to("cpu", torch.float64)
+    state = TrainState(tiny_config, learner, 4)
+    sums = {name: torch.full_like(weight, 3.0) for name, weight in learner.weights.items()}
+    rates = {name: torch.full_like(rate, 1e-3) for name, rate in learner.rates.items()}
+    norms = state.step(MetaGradient(sums, rates, {}, num_pairs=2), decay=1.0)
+    count = sum(weight.numel() for weight in sums.values())
+    assert float(norms["weights"]) == pytest.approx(1.5 * count**0.5)
+    count = sum(rate.numel() for rate in rates.values())
+    assert float(norms["rates"]) == pytest.approx(0.5e-3 * count**0.5)
+    clipped = torch.cat([weight.grad.flatten() for weight in learner.weights.values()])
+    assert float(clipped.norm()) == pytest.approx(tiny_config.outer_loop.clip_norm, rel=1e-5)
+    assert state.iteration == 5
 
 
 def test_decay_lowers_adams_rates(go: Callable[..., Run]) -> None:

@@ -1,11 +1,9 @@
 """One track -> its chunks: which frames are kept, and the crops that are cut from them."""
 
-import dataclasses
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -17,7 +15,7 @@ from numpy.random import Generator
 from data_pipeline import boxes as box_ops
 from data_pipeline.crops import CROP_SIZE_PX, CropWindow, cut, mean_color, search_window
 from data_pipeline.shards import TrackChunk
-from data_pipeline.tracks import DatasetError, Track, read_image
+from data_pipeline.tracks import DatasetError, Frame, Track, read_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +84,13 @@ class FrameSource:
     """Reads images and keeps the last one: the objects of a still image follow each other."""
 
     def __init__(self) -> None:
-        self._path: Path | None = None
+        self._frame: Frame | None = None
         self._image: UInt8[ndarray, "height width 3"] | None = None
 
-    def read(self, path: Path) -> UInt8[ndarray, "height width 3"]:
+    def read(self, frame: Frame) -> UInt8[ndarray, "height width 3"]:
         """The image, RGB."""
-        if self._image is None or path != self._path:
-            self._image, self._path = read_image(path), path
+        if self._image is None or frame != self._frame:
+            self._image, self._frame = read_image(frame), frame
         return self._image
 
 
@@ -115,13 +113,7 @@ class FrameCrops:
 
 def thin(track: Track, step: int) -> Track:
     """Every ``step``-th frame of a track, from its first; frame numbers stay those of the video."""
-    return dataclasses.replace(
-        track,
-        image_files=track.image_files[::step],
-        boxes=track.boxes[::step],
-        visible=track.visible[::step],
-        frame_numbers=track.frame_numbers[::step],
-    )
+    return track[::step]
 
 
 def usable_frames(track: Track) -> Int[ndarray, "usable"]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -238,13 +238,7 @@ def first_frames(track: Track, count: int) -> Track:
     """
     if count < 2:
         raise ValueError(f"a run needs at least 2 frames, got max_frames={count}")
-    return replace(
-        track,
-        image_files=track.image_files[:count],
-        boxes=track.boxes[:count],
-        visible=track.visible[:count],
-        frame_numbers=track.frame_numbers[:count],
-    )
+    return track[:count]
 
 
 def _in_official_order(

@@ -150,67 +150,93 @@ def meta_gradient(
 
     Exact in both orders: it equals the gradient of `unrolled_meta_loss`.
     """
-    names = adapted_names(weights, setup.adapts, BRANCHES)
+    adapted = adapted_names(weights, setup.adapts, BRANCHES)
     learned = learned_weights(weights, setup.learns)
-    upstream = [name for name in learned if name not in names]  # learned, but before the boundary
+    upstream = [name for name in learned if name not in adapted]  # learned, before the boundary
     fixed = {name: weight.detach() for name, weight in weights.items()}
     leaves = {name: fixed[name].clone().requires_grad_() for name in upstream}
-    rate_leaves = {name: rate.detach().requires_grad_() for name, rate in rates.items()}
-    theta_0 = {name: fixed[name] for name in names}
-    expanded = expand(rate_leaves, theta_0)
-    alpha = {name: rate.detach() for name, rate in expanded.items()}
-
-    num_pairs, num_queries = episodes.query_present.shape
     query = boundary_features(detector, fixed | leaves, episodes.query_images, setup.adapts)
     with torch.set_grad_enabled(setup.second_order):
         support = boundary_features(detector, fixed | leaves, episodes.support_images, setup.adapts)
     query_labels, support_labels = label_episodes(detector, episodes)
-
-    def loss(adapted: Weights, features: Features, labels: Any) -> dict[str, Tensor]:
-        return losses(detector, fixed | adapted, features, labels, setup.adapts)
-
-    everything = {branch: _cut(x).flatten(0, 1) for branch, x in query.items()}
-    start = query_gradient(loss, theta_0, everything, query_labels, setup.gammas[0] * num_pairs)
-    follow = second_order if setup.second_order else first_order
-    tasks = [
-        follow(
-            loss,
-            theta_0,
-            alpha,
-            Task(
-                {branch: _cut(x[pair]) for branch, x in support.items()},
-                _rows(support_labels, pair, num_pairs),
-                {branch: _cut(x[pair]) for branch, x in query.items()},
-                _rows(query_labels, pair, num_pairs),
-            ),
-            setup.gammas,
-        )
-        for pair in range(num_pairs)
-    ]
-
-    by_theta = [
-        torch.stack(each).sum(0)
-        for each in zip(start.weights, *(task.weights for task in tasks), strict=True)
-    ]
-    gradients = dict(zip(names, by_theta, strict=True))
+    tasks = Task(support, support_labels, query, query_labels)
+    found = gradient_from_boundary(detector, fixed, rates, tasks, setup)
+    gradients = dict(found.weights)
     if upstream:
-        ends = list(query.values())
-        arrived = [
-            first.unflatten(0, (num_pairs, num_queries)) + torch.stack(each)
-            for first, *each in zip(start.query, *(task.query for task in tasks), strict=True)
-        ]
-        if setup.second_order:
-            ends += support.values()
-            arrived += [torch.stack(e) for e in zip(*(t.support for t in tasks), strict=True)]
-        found = torch.autograd.grad(ends, list(leaves.values()), arrived)
-        gradients |= dict(zip(upstream, found, strict=True))
-    by_alpha = [torch.stack(each).sum(0) for each in zip(*(t.alpha for t in tasks), strict=True)]
-    by_rate = torch.autograd.grad(list(expanded.values()), list(rate_leaves.values()), by_alpha)
+        ends = [x for x in (*query.values(), *support.values()) if x.requires_grad]
+        by_upstream = torch.autograd.grad(ends, list(leaves.values()), found.query + found.support)
+        gradients |= dict(zip(upstream, by_upstream, strict=True))
     return MetaGradient(
         weights={name: gradients[name] for name in learned},
+        rates=found.rates,
+        query_losses=found.query_losses,
+        num_pairs=len(episodes.query_present),
+    )
+
+
+class BoundaryGradient(NamedTuple):
+    """What `meta_gradient` finds behind the boundary of what adapts, summed over the pairs."""
+
+    weights: Weights
+    """By theta_0, for each weight that adapts."""
+
+    rates: Rates
+    """By alpha."""
+
+    query: list[Tensor]
+    """By each branch's query features, where they carry a gradient: (P, Q, C, h, w)."""
+
+    support: list[Tensor]
+    """By each branch's support features, likewise; in second order only."""
+
+    query_losses: dict[str, Float[Tensor, "steps"]]
+    """Each branch's query loss at theta_0..theta_K."""
+
+
+def gradient_from_boundary(
+    detector: Detector, weights: Weights, rates: Rates, tasks: Task, setup: OuterStep
+) -> BoundaryGradient:
+    """The meta-gradient from given features of all pairs at the boundary of what adapts.
+
+    Args:
+        detector: gives the loss.
+        weights: theta_0, the whole network, without a graph.
+        rates: alpha.
+        tasks: features (P, N, C, h, w) in each branch, and labels of the images one after another.
+        setup: gammas, order, and what adapts.
+    """
+    names = adapted_names(weights, setup.adapts, BRANCHES)
+    rate_leaves = {name: rate.detach().requires_grad_() for name, rate in rates.items()}
+    theta_0 = {name: weights[name] for name in names}
+    expanded = expand(rate_leaves, theta_0)
+    alpha = {name: rate.detach() for name, rate in expanded.items()}
+    num_pairs, num_queries = next(iter(tasks.query.values())).shape[:2]
+
+    def loss(adapted: Weights, features: Features, labels: Any) -> dict[str, Tensor]:
+        return losses(detector, weights | adapted, features, labels, setup.adapts)
+
+    all_queries = {branch: _cut(x).flatten(0, 1) for branch, x in tasks.query.items()}
+    scale = setup.gammas[0] * num_pairs
+    start = query_gradient(loss, theta_0, all_queries, tasks.query_labels, scale)
+    follow = second_order if setup.second_order else first_order
+    by_theta = start.weights
+    by_alpha = [torch.zeros_like(weight) for weight in by_theta]
+    parts = []
+    for pair in range(num_pairs):
+        part = follow(loss, theta_0, alpha, _one(tasks, pair, num_pairs), setup.gammas)
+        torch._foreach_add_(by_theta, part.weights)
+        torch._foreach_add_(by_alpha, part.alpha)
+        parts.append(part._replace(weights=[], alpha=[]))
+    by_rate = torch.autograd.grad(list(expanded.values()), list(rate_leaves.values()), by_alpha)
+    return BoundaryGradient(
+        weights=dict(zip(names, by_theta, strict=True)),
         rates=dict(zip(rates, by_rate, strict=True)),
-        query_losses=_losses_by_step(start, tasks),
-        num_pairs=num_pairs,
+        query=[
+            first.unflatten(0, (num_pairs, num_queries)) + torch.stack(each)
+            for first, *each in zip(start.query, *(part.query for part in parts), strict=True)
+        ],
+        support=[torch.stack(each) for each in zip(*(p.support for p in parts), strict=True)],
+        query_losses=_losses_by_step(start, parts),
     )
 
 
@@ -258,9 +284,18 @@ def _cut(features: Tensor) -> Tensor:
     return features.detach().requires_grad_(features.requires_grad)
 
 
-def _rows(labels: Any, pair: int, num_pairs: int) -> Any:
-    """One pair's rows of labels that hold all pairs' images one after another."""
-    return type(labels)(*(field.unflatten(0, (num_pairs, -1))[pair] for field in labels))
+def _one(tasks: Task, pair: int, num_pairs: int) -> Task:
+    """One pair's task, its features cut from their graph."""
+
+    def rows(labels: Any) -> Any:
+        return type(labels)(*(field.unflatten(0, (num_pairs, -1))[pair] for field in labels))
+
+    return Task(
+        {branch: _cut(x[pair]) for branch, x in tasks.support.items()},
+        rows(tasks.support_labels),
+        {branch: _cut(x[pair]) for branch, x in tasks.query.items()},
+        rows(tasks.query_labels),
+    )
 
 
 def _losses_by_step(start: TaskGradient, tasks: list[TaskGradient]) -> dict[str, Tensor]:

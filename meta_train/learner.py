@@ -98,7 +98,8 @@ def initial_learner(
         adapts: the part that gradient steps change.
         generator: draws whatever starts random.
     """
-    weights = initial_weights(config.network, generator)
+    out_channels = build_detector(config).out_channels
+    weights = initial_weights(config.network, generator, out_channels)
     adapted = {name: weights[name] for name in adapted_names(weights, adapts, BRANCHES)}
     return Learner(
         config=config, adapts=adapts, weights=weights, rates=initial_rates(rates, adapted)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from meta_train.detectors.fcos import Fcos, FcosConfig, FcosLabels, cell_centers
+from meta_train.detectors.cells import cell_centers
+from meta_train.detectors.fcos import Fcos, FcosConfig, FcosLabels
 
 FCOS = Fcos(FcosConfig())
 ORACLE = json.loads((Path(__file__).parent / "data" / "fovea_assignment.json").read_text())

@@ -55,6 +55,10 @@ class PerfectDetector:
     def network(self) -> NetworkConfig:
         return self.config.network
 
+    @property
+    def out_channels(self) -> dict[Any, int]:
+        return Fcos(self.config).out_channels
+
     def label(self, boxes: Tensor, present: Tensor) -> Any:
         return Fcos(self.config).label(boxes, present)
 

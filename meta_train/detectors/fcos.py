@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from meta_train.detectors.backbone import MAP_SIZE, STRIDE_PX
+from meta_train.detectors.backbone import Branch
+from meta_train.detectors.cells import at_least_float32, cell_centers, masked_mean
 from meta_train.detectors.network import NetworkConfig, Outputs
 
 
@@ -83,6 +84,11 @@ class Fcos:
         """Backbone and heads."""
         return self.config.network
 
+    @property
+    def out_channels(self) -> dict[Branch, int]:
+        """Centerness; left, top, right and bottom distances."""
+        return {"cls": 1, "reg": 4}
+
     def label(self, boxes: Float[Tensor, "N 4"], present: Bool[Tensor, "N"]) -> FcosLabels:
         """Labels of each cell, from the target's box in the crop and whether it is there."""
         x, y = cell_centers(boxes)
@@ -113,7 +119,7 @@ class Fcos:
             result["cls"] = self.config.cls_weight * self._score_loss(outputs["cls"], labels)
         if "reg" in outputs:
             error = (outputs["reg"] - labels.distances).abs().mean(dim=1, keepdim=True)
-            result["reg"] = self.config.reg_weight * _masked_mean(error, labels.central)
+            result["reg"] = self.config.reg_weight * masked_mean(error, labels.central)
         return result
 
     def _score_loss(
@@ -122,14 +128,11 @@ class Fcos:
         error = (scores - labels.centerness) ** 2
         if not self.config.balance_cells:
             return error.mean(dim=(1, 2, 3))
-        return _masked_mean(error, labels.inside) + _masked_mean(error, 1 - labels.inside)
+        return masked_mean(error, labels.inside) + masked_mean(error, 1 - labels.inside)
 
     def decode(self, outputs: Outputs) -> tuple[Float[Tensor, "N L 4"], Float[Tensor, "N L"]]:
-        """Each cell's box in the crop (xyxy, pixels) and its raw score.
-
-        At least in float32: bfloat16 holds whole pixels only up to 256.
-        """
-        reg = outputs["reg"].to(torch.promote_types(outputs["reg"].dtype, torch.float32))
+        """Each cell's box in the crop (xyxy, pixels) and its raw score, the centerness."""
+        reg = at_least_float32(outputs["reg"])
         x, y = cell_centers(reg)
         distances = reg * self.config.distance_std_px + self.config.distance_mean_px
         left, top, right, bottom = distances.unbind(dim=1)  # each (N, 33, 33)
@@ -137,21 +140,7 @@ class Fcos:
         return boxes.flatten(1, 2), outputs["cls"].flatten(1)
 
 
-def cell_centers(like: Tensor) -> tuple[Float[Tensor, "33 33"], Float[Tensor, "33 33"]]:
-    """x and y of the cells of the map, in crop pixels: cell k sits on the pixel 8k + 3."""
-    steps = torch.arange(MAP_SIZE, device=like.device, dtype=like.dtype)
-    centers = steps * STRIDE_PX + 3.5
-    return centers.expand(MAP_SIZE, -1), centers.unsqueeze(1).expand(-1, MAP_SIZE)
-
-
 def _min_over_max(pair: Float[Tensor, "N 2 33 33"]) -> Float[Tensor, "N 33 33"]:
     """min / max of two opposite distances; negative outside the box."""
     largest = pair.amax(dim=1)
     return pair.amin(dim=1) / torch.where(largest > 0, largest, torch.ones_like(largest))
-
-
-def _masked_mean(
-    values: Float[Tensor, "N 1 33 33"], mask: Float[Tensor, "N 1 33 33"]
-) -> Float[Tensor, "N"]:
-    """Mean over the masked cells of each image; 0 where none is masked."""
-    return (values * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1)

@@ -45,7 +45,7 @@ def standardise(features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
 def head(
     conv: Conv, branch: str, features: Float[Tensor, "N C h w"], config: HeadConfig
 ) -> Float[Tensor, "N O h w"]:
-    """One branch's output map, linear: O = 1 for ``cls`` and 4 for ``reg``."""
+    """One branch's output map, linear; the detector says how many channels O it has."""
     x = features
     for i in range(config.num_hidden):
         x = F.relu(conv(f"{branch}.head.hidden{i}", x, 1, 1))

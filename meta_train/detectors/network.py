@@ -4,7 +4,9 @@ The inner loop adapts its last part only. `features` runs the network up to the 
 adapts and `outputs` runs the rest, so that whatever does not adapt is computed once per image.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from meta_train.detectors.backbone import (
     BRANCHES,
     BackboneConfig,
+    Branch,
     Weights,
     block4,
     folded,
@@ -30,9 +33,7 @@ Features = dict[str, Tensor]
 """For each branch ("cls", "reg") the input of its adapted part: (N, C, 33, 33)."""
 
 Outputs = dict[str, Tensor]
-"""For each branch its output map: ``cls`` (N, 1, 33, 33), ``reg`` (N, 4, 33, 33)."""
-
-_OUT_CHANNELS = {"cls": 1, "reg": 4}
+"""For each branch its output map, (N, O, 33, 33); most detectors' ``cls`` has O = 1, ``reg`` 4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +47,25 @@ class NetworkConfig:
     """The two heads on top of it."""
 
 
-def initial_weights(config: NetworkConfig, generator: torch.Generator) -> Weights:
-    """Every weight of the network, before meta-training."""
+def initial_weights(
+    config: NetworkConfig,
+    generator: torch.Generator,
+    out_channels: Mapping[Branch, int] = MappingProxyType({"cls": 1, "reg": 4}),
+) -> Weights:
+    """Every weight of the network, before meta-training.
+
+    Args:
+        config: backbone and heads.
+        generator: draws whatever starts random.
+        out_channels: of each branch's output map; a score and a box where not given.
+    """
     weights = initial_backbone(config.backbone, generator)
     for branch in BRANCHES:
         weights |= initial_head(
             config.head,
             branch,
             in_channels=config.backbone.out_channels,
-            out_channels=_OUT_CHANNELS[branch],
+            out_channels=out_channels[branch],
             generator=generator,
         )
     return weights

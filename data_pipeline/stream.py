@@ -46,7 +46,8 @@ class EpisodeStream:
 
     def episode(self, lane: int, count: int) -> Episode:
         """Pair number ``count`` of a lane."""
-        rows = self._block(lane, count // self._config.pairs_per_block)
+        # Lanes change block one after another: no batch waits for all of them to read.
+        rows = self._block(lane, (count + lane) // self._config.pairs_per_block)
         rng = np.random.default_rng((self._seed, lane, count))
         first = int(rng.integers(len(rows)))
         row = rows[first]

@@ -57,7 +57,10 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> Path:
-    """Writes a checkpoint; the folder appears whole or not at all. An old one there is replaced."""
+    """Writes a checkpoint; the folder appears whole or not at all.
+
+    One that is there already is replaced, and deleted only when the new one stands.
+    """
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -74,9 +77,11 @@ def save(checkpoint: Checkpoint, folder: Path) -> Path:
         "sha256": {name: _digest(partial / name) for name in (_STATE, _CONFIG)},
     }
     (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(old)
     partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
     return folder
 
 

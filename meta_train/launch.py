@@ -8,7 +8,7 @@ python meta_train/launch.py PRESET --help                   # every setting
 
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
@@ -17,6 +17,7 @@ from data_pipeline.ray_session import default_address, ray_session
 from eval_jobs.pipeline import Outcome, PipelineConfig, run
 from eval_jobs.presets import PRESETS
 from eval_jobs.report import table_rows, text_table
+from meta_train.run_log import flatten_config
 from meta_train.trainer import new_run_id
 
 
@@ -67,7 +68,22 @@ def _parse(arguments: list[str]) -> tuple[str, LaunchConfig]:
         name: (text, LaunchConfig(pipeline=pipeline)) for name, (text, pipeline) in PRESETS.items()
     }
     config = tyro.extras.overridable_config_cli(choices, args=arguments, description=__doc__)
+    if config.resume is not None:
+        _require_no_settings(config, PRESETS[arguments[0]][1])
     return arguments[0], config
+
+
+def _require_no_settings(config: LaunchConfig, preset: PipelineConfig) -> None:
+    """Exits if the command line sets what a resumed run takes from its own past."""
+    given = replace(config.pipeline, storage=preset.storage, mlflow=preset.mlflow)
+    asked, kept = flatten_config(given), flatten_config(preset)
+    ignored = [name for name in asked if asked[name] != kept.get(name)]
+    if ignored or config.init_from:
+        names = ", ".join(ignored or ["init_from"])
+        raise SystemExit(
+            f"--resume {config.resume} goes on with the settings that the run started with; "
+            f"got others for {names}. Leave them out, or start a new run with --init-from."
+        )
 
 
 def _show(outcome: Outcome) -> None:

@@ -244,7 +244,7 @@ FAULTS = {
     ),
     "otb: no boxes": ("otb", remove("Coke/groundtruth_rect.txt"), "groundtruth_rect.*no such file"),
     "otb: empty boxes": ("otb", write("Coke/groundtruth_rect.txt", "\n"), "rect.txt.*empty"),
-    "otb: image missing": ("otb", remove("Coke/img/0002.jpg"), "each of 2 images expected, got 3"),
+    "otb: image missing": ("otb", remove("Coke/img/0002.jpg"), r"images expected \(2\), got 3"),
     "otb: bad row": (
         "otb",
         write("Coke/groundtruth_rect.txt", "1,2,3,4\n1,2,x,4\n1,2,3,4\n"),

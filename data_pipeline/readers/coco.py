@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipeline.boxes import xywh_to_xyxy
+from data_pipeline.readers.annotations import VideoReader
 from data_pipeline.tracks import DatasetError, Track
 
 
@@ -22,6 +24,19 @@ def read(folder: Path, split: str = "train2017", *, dataset: str = "coco") -> It
     Raises:
         DatasetError: the annotation file is missing or not COCO's, or names what is not there.
     """
+    for image in list_videos(folder, split, dataset=dataset):
+        yield from image()
+
+
+def find_splits(folder: Path) -> tuple[str, ...]:
+    """The splits that a folder in this layout holds; those with images, where some have them."""
+    files = sorted((folder / "annotations").glob("instances_*.json"))
+    splits = tuple(file.stem.removeprefix("instances_") for file in files)
+    return tuple(split for split in splits if (folder / split).is_dir()) or splits
+
+
+def list_videos(folder: Path, split: str, *, dataset: str = "coco") -> Iterator[VideoReader]:
+    """The images of a split, the objects of each to be read when called."""
     path = folder / "annotations" / f"instances_{split}.json"
     content = _load(path)
     try:
@@ -38,13 +53,30 @@ def read(folder: Path, split: str = "train2017", *, dataset: str = "coco") -> It
         ) from error
     present = _present_files(folder / split)
     for image, name in files.items():
-        if name not in present:
-            raise DatasetError(
-                f"{folder / split / name}: an image named by {path.name} expected, there is none. "
-                "Download it, or remove it from the annotations."
+        if name in present:
+            yield partial(
+                _read_objects, objects[image], path, folder / split / name, categories, dataset
             )
-        for entry in objects[image]:
-            yield _read_object(entry, path, folder / split / name, categories, dataset)
+        else:
+            yield partial(_raise_missing, path, folder / split / name)
+
+
+def _raise_missing(path: Path, image: Path) -> Iterator[Track]:
+    raise DatasetError(
+        f"{image}: an image named by {path.name} expected, there is none. "
+        "Download it, or remove it from the annotations."
+    )
+
+
+def _read_objects(
+    entries: list[dict[str, Any]],
+    path: Path,
+    image: Path,
+    categories: dict[int, str],
+    dataset: str,
+) -> Iterator[Track]:
+    for entry in entries:
+        yield _read_object(entry, path, image, categories, dataset)
 
 
 def _read_object(

@@ -1,18 +1,29 @@
-"""GOT-10k's folder layout, also the one to bring your own image folders in."""
+"""GOT-10k's folder layout: a list and a folder per video in each split."""
 
 from collections.abc import Iterator
 from configparser import ConfigParser
 from configparser import Error as ConfigParserError
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Int
 from numpy import ndarray
 
 from data_pipeline.boxes import xywh_to_xyxy
+from data_pipeline.readers.annotations import (
+    VideoReader,
+    expect_count,
+    find_images,
+    hide_later_boxes,
+    is_finite,
+    read_lines,
+    read_names,
+    read_rows,
+)
 from data_pipeline.tracks import DatasetError, Track
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+SPLITS = ("train", "val", "test")
 
 
 def read(folder: Path, split: str = "train", *, dataset: str = "got10k") -> Iterator[Track]:
@@ -30,104 +41,53 @@ def read(folder: Path, split: str = "train", *, dataset: str = "got10k") -> Iter
     Raises:
         DatasetError: files are missing, do not parse, or do not fit each other.
     """
-    list_file = folder / split / "list.txt"
-    names = _lines(list_file, "one video name per line")
-    if not names:
-        raise DatasetError(
-            f"{list_file}: at least one video name expected, the file is empty. "
-            "List the split's video folders, one per line."
-        )
-    for name in names:
-        if Path(name).name != name or name in (".", ".."):
-            raise DatasetError(
-                f"{list_file}: plain folder names expected, got {name!r}. "
-                "Put the video's folder beside the list."
-            )
-        yield _read_video(folder / split / name, dataset, only_first_box=split == "test")
+    for video in list_videos(folder, split, dataset=dataset):
+        yield from video()
 
 
-def _read_video(folder: Path, dataset: str, *, only_first_box: bool) -> Track:
+def find_splits(folder: Path) -> tuple[str, ...]:
+    """The splits that a folder in this layout holds; none if it is in another."""
+    return tuple(split for split in SPLITS if (folder / split / "list.txt").is_file())
+
+
+def list_videos(folder: Path, split: str, *, dataset: str = "got10k") -> Iterator[VideoReader]:
+    """The videos of a split, each to be read when called."""
+    for name in read_names(folder / split / "list.txt"):
+        yield partial(_read_video, folder / split / name, dataset, hidden=split == "test")
+
+
+def _read_video(folder: Path, dataset: str, *, hidden: bool) -> Iterator[Track]:
     images = find_images(folder)
-    boxes = read_boxes(folder / "groundtruth.txt")
-    if only_first_box and len(boxes) == 1:
-        missing = np.full((len(images) - 1, 4), np.nan)
-        boxes = np.concatenate([boxes, missing])
-    _expect_count(folder / "groundtruth.txt", len(boxes), len(images), "boxes")
-    visible = ~_read_labels(folder / "absence.label", len(images), default=0).astype(bool)
+    boxes = xywh_to_xyxy(read_rows(folder / "groundtruth.txt", "x,y,w,h"))
+    if hidden:
+        boxes = hide_later_boxes(boxes, len(images))
+    expect_count(folder / "groundtruth.txt", len(boxes), len(images), "boxes")
+    visible = _read_labels(folder / "absence.label", len(images), default=0) == 0
     visible &= _read_labels(folder / "cover.label", len(images), default=8) > 0
-    return Track(
+    yield Track(
         dataset=dataset,
         video=folder.name,
         category=_read_category(folder / "meta_info.ini"),
         image_files=images,
         boxes=boxes,
-        visible=np.asarray(visible & np.isfinite(boxes).all(axis=1), dtype=bool),
+        visible=visible & is_finite(boxes),
         frame_numbers=np.arange(len(images)),
     )
 
 
-def find_images(folder: Path) -> tuple[Path, ...]:
-    """The image files of a folder, by name.
-
-    Raises:
-        DatasetError: there is no such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise DatasetError(
-            f"{folder}: a folder of images expected, there is none. "
-            "Check the dataset's path, or download what is missing."
-        )
-    images = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
-    if not images:
-        raise DatasetError(
-            f"{folder}: images ({', '.join(IMAGE_SUFFIXES)}) expected, none found. "
-            "Extract the video's frames into it."
-        )
-    return images
-
-
-def read_boxes(path: Path) -> Float[ndarray, "frames 4"]:
-    """Boxes of a file with one ``x,y,w,h`` row per frame, as xyxy; NaN rows stay NaN.
-
-    Raises:
-        DatasetError: the file is missing or a row is not four numbers with commas between.
-    """
-    rows = []
-    for number, line in enumerate(_lines(path, "one x,y,w,h row per frame"), start=1):
-        try:
-            row = [float(field) for field in line.split(",")]
-        except ValueError:
-            row = []
-        if len(row) != 4:
-            raise DatasetError(
-                f"{path}, line {number}: four numbers 'x,y,w,h' with commas between expected, "
-                f"got {line!r}. Rewrite the row."
-            )
-        rows.append(row)
-    return xywh_to_xyxy(np.array(rows, dtype=np.float64).reshape(-1, 4))
-
-
-def _read_labels(path: Path, count: int, default: int) -> ndarray:
+def _read_labels(path: Path, count: int, default: int) -> Int[ndarray, "frames"]:
     """One whole number per frame; the default for all where there is no such file."""
     if not path.is_file():
         return np.full(count, default)
-    lines = _lines(path, "one whole number per frame")
+    lines = read_lines(path, "one whole number per frame")
     try:
-        labels = np.array([int(line) for line in lines])
-    except ValueError as error:
+        labels = np.array([int(line) for line in lines], dtype=np.int64)
+    except (ValueError, OverflowError) as error:
         raise DatasetError(
             f"{path}: one whole number per line expected ({error}). Mend or delete the file."
         ) from error
-    _expect_count(path, len(labels), count, "labels")
+    expect_count(path, len(labels), count, "labels")
     return labels
-
-
-def _expect_count(path: Path, got: int, num_images: int, what: str) -> None:
-    if got != num_images:
-        raise DatasetError(
-            f"{path}: as many {what} as images expected ({num_images}), got {got}. "
-            "Restore the missing images or rows; the two must agree."
-        )
 
 
 def _read_category(path: Path) -> str:
@@ -141,16 +101,3 @@ def _read_category(path: Path) -> str:
             "Mend or delete the file."
         ) from error
     return parser.get("METAINFO", "object_class", fallback="").strip()
-
-
-def _lines(path: Path, expected: str) -> list[str]:
-    """The lines of a text file that are not empty."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"{path}: a text file with {expected} expected, it cannot be read ({error}). "
-            "Check the path and the layout (GOT-10k: <split>/list.txt, <split>/<video>/"
-            "groundtruth.txt), or download it again."
-        ) from error
-    return [line.strip() for line in text.splitlines() if line.strip()]

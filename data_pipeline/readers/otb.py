@@ -1,16 +1,28 @@
 """OTB-2013, OTB-50, OTB-100: a folder per sequence, ``img/`` and ``groundtruth_rect.txt``."""
 
+import logging
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Int
 from numpy import ndarray
 
 from data_pipeline.boxes import xywh_to_xyxy
-from data_pipeline.readers.got10k import find_images
+from data_pipeline.readers.annotations import (
+    ANY_DELIMITER,
+    VideoReader,
+    expect_count,
+    find_images,
+    is_finite,
+    read_lines,
+    read_rows,
+)
 from data_pipeline.tracks import DatasetError, Track
+
+logger = logging.getLogger(__name__)
 
 FRAME_RANGES: dict[str, tuple[int, int]] = {
     "BlurCar1": (247, 988),
@@ -24,6 +36,8 @@ FRAME_RANGES: dict[str, tuple[int, int]] = {
     "Tiger1": (6, 354),
 }
 """First and last frame (1-based image numbers) of the sequences of which a part is evaluated."""
+
+_RANGES_BY_ANY_CASE = {name.casefold(): frames for name, frames in FRAME_RANGES.items()}
 
 
 def read(folder: Path, split: str = "", *, dataset: str = "otb") -> Iterator[Track]:
@@ -41,6 +55,20 @@ def read(folder: Path, split: str = "", *, dataset: str = "otb") -> Iterator[Tra
     Raises:
         DatasetError: files are missing, do not parse, or do not fit each other.
     """
+    for video in list_videos(folder, split, dataset=dataset):
+        yield from video()
+
+
+def find_splits(folder: Path) -> tuple[str, ...]:
+    """One split without a name if a folder is in this layout, and none if it is in another."""
+    if not folder.is_dir():
+        return ()
+    truths = (_truth_files(entry) for entry in folder.iterdir() if (entry / "img").is_dir())
+    return ("",) if any(truths) else ()
+
+
+def list_videos(folder: Path, split: str, *, dataset: str = "otb") -> Iterator[VideoReader]:
+    """The sequences by name, each to be read when called."""
     root = folder / split
     if not root.is_dir():
         raise DatasetError(
@@ -53,13 +81,24 @@ def read(folder: Path, split: str = "", *, dataset: str = "otb") -> Iterator[Tra
             "<name>/groundtruth_rect.txt), none found. Unpack the sequences into it."
         )
     for sequence in sequences:
-        files = sorted(sequence.glob("groundtruth_rect*.txt"))
-        if not files:
-            raise DatasetError(
-                f"{sequence / 'groundtruth_rect.txt'}: the sequence's boxes expected, there is no "
-                "such file. Unpack the sequence again."
-            )
-        for path in files:
+        yield partial(_read_sequence, sequence, dataset)
+
+
+def _truth_files(sequence: Path) -> list[Path]:
+    return sorted(sequence.glob("groundtruth_rect*.txt"))
+
+
+def _read_sequence(sequence: Path, dataset: str) -> Iterator[Track]:
+    files = _truth_files(sequence)
+    if not files:
+        raise DatasetError(
+            f"{sequence / 'groundtruth_rect.txt'}: the sequence's boxes expected, there is no "
+            "such file. Unpack the sequence again."
+        )
+    for path in files:
+        if len(files) > 1 and not read_lines(path, "one x,y,w,h row per frame"):
+            logger.info("%s is empty: not a target (Human4 is shipped so)", path)
+        else:
             yield _read_target(sequence, path, dataset)
 
 
@@ -70,16 +109,12 @@ def _read_target(sequence: Path, path: Path, dataset: str) -> Track:
             f"{path}: groundtruth_rect.txt or groundtruth_rect.<number>.txt expected. "
             "Rename or remove the file."
         )
-    rows = read_boxes(path)
+    rows = read_rows(path, "x,y,w,h", delimiter=ANY_DELIMITER)
     images, numbers = _official_frames(sequence)
     if len(rows) > len(images) and len(rows) == len(find_images(sequence / "img")):
         rows = rows[numbers]  # boxes for all frames, also for those left out (David, Tiger1)
-    if len(rows) != len(images):
-        raise DatasetError(
-            f"{path}: a box for each of {len(images)} images expected, got {len(rows)}. "
-            "Restore the missing images or rows."
-        )
-    valid = np.isfinite(rows).all(axis=1) & (np.nan_to_num(rows) > 0).all(axis=1)
+    expect_count(path, len(rows), len(images), "boxes")
+    valid = is_finite(rows) & (np.nan_to_num(rows) > 0).all(axis=1)
     corners = rows - np.array([1.0, 1.0, 0.0, 0.0])
     return Track(
         dataset=dataset,
@@ -87,17 +122,17 @@ def _read_target(sequence: Path, path: Path, dataset: str) -> Track:
         target=matched.group(1) or "0",
         image_files=images,
         boxes=np.where(valid[:, None], xywh_to_xyxy(corners), np.nan),
-        visible=np.asarray(valid, dtype=bool),
+        visible=valid,
         frame_numbers=numbers,
     )
 
 
-def _official_frames(sequence: Path) -> tuple[tuple[Path, ...], ndarray]:
+def _official_frames(sequence: Path) -> tuple[tuple[Path, ...], Int[ndarray, "frames"]]:
     """The images that the benchmark evaluates and their 0-based positions in the video."""
     images = find_images(sequence / "img")
-    if sequence.name not in FRAME_RANGES:
+    if sequence.name.casefold() not in _RANGES_BY_ANY_CASE:
         return images, np.arange(len(images))
-    first, last = FRAME_RANGES[sequence.name]
+    first, last = _RANGES_BY_ANY_CASE[sequence.name.casefold()]
     by_number = {int(image.stem): image for image in images if image.stem.isdecimal()}
     missing = [number for number in range(first, last + 1) if number not in by_number]
     if missing:
@@ -108,36 +143,3 @@ def _official_frames(sequence: Path) -> tuple[tuple[Path, ...], ndarray]:
         )
     chosen = tuple(by_number[number] for number in range(first, last + 1))
     return chosen, np.arange(first - 1, last)
-
-
-def read_boxes(path: Path) -> Float[ndarray, "frames 4"]:
-    """The rows x, y, w, h of a ground-truth file as they stand; commas, tabs or spaces between.
-
-    Raises:
-        DatasetError: the file cannot be read, is empty, or a row is not four numbers.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"{path}: a text file of boxes expected, it cannot be read ({error}). Unpack it again."
-        ) from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = [float(field) for field in re.split(r"[,\s]+", line.strip())]
-        except ValueError:
-            row = []
-        if len(row) != 4:
-            raise DatasetError(
-                f"{path}, line {number}: four numbers 'x,y,w,h' (commas, tabs or spaces between) "
-                f"expected, got {line.strip()!r}. Mend the row."
-            )
-        rows.append(row)
-    if not rows:
-        raise DatasetError(
-            f"{path}: one box per frame expected, the file is empty. Unpack it again."
-        )
-    return np.array(rows, dtype=np.float64)

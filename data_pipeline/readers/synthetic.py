@@ -15,11 +15,14 @@ import numpy as np
 
 from data_pipeline.boxes import xyxy_to_xywh
 from data_pipeline.readers import got10k
+from data_pipeline.readers.annotations import VideoReader
 from data_pipeline.synthetic_scenes import SyntheticConfig, render_video
 from data_pipeline.tracks import DatasetError, Track
 
 __all__ = [
     "SyntheticConfig",
+    "find_splits",
+    "list_videos",
     "read",
     "render_dataset",
     "render_video",
@@ -38,6 +41,16 @@ MARKER = "synthetic.json"
 def read(folder: Path, split: str = "train", *, dataset: str = "synthetic") -> Iterator[Track]:
     """The tracks of ``train`` or ``val``, as `got10k.read` gives them."""
     return got10k.read(folder, split, dataset=dataset)
+
+
+def find_splits(folder: Path) -> tuple[str, ...]:
+    """The splits of a folder that `render_dataset` wrote; none of any other."""
+    return got10k.find_splits(folder) if (folder / MARKER).is_file() else ()
+
+
+def list_videos(folder: Path, split: str, *, dataset: str = "synthetic") -> Iterator[VideoReader]:
+    """The videos of a split, each to be read when called."""
+    return got10k.list_videos(folder, split, dataset=dataset)
 
 
 def video_seeds(config: SyntheticConfig, split: str) -> list[int]:

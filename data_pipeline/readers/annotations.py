@@ -1,0 +1,186 @@
+"""What the readers share: lists of images, files of boxes, flags and names, checked counts."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from data_pipeline.tracks import DatasetError, Track
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+VideoReader = Callable[[], Iterator[Track]]
+"""One video of a dataset, found but not read: its tracks come when it is called."""
+
+
+def find_images(folder: Path) -> tuple[Path, ...]:
+    """The image files of a folder in the order of their numbers: ``2.jpg`` before ``10.jpg``.
+
+    Raises:
+        DatasetError: there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder}: a folder of images expected, there is none. "
+            "Check the dataset's path, or download what is missing."
+        )
+    images = sorted((path for path in folder.iterdir() if is_image(path)), key=natural_order)
+    if not images:
+        raise DatasetError(
+            f"{folder}: images ({', '.join(IMAGE_SUFFIXES)}) expected, none found. "
+            "Extract the video's frames into it."
+        )
+    return tuple(images)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image; hidden files are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def natural_order(path: Path) -> tuple[str | int, ...]:
+    """A key that sorts names by the numbers in them.
+
+    >>> natural_order(Path("frame_10.jpg"))
+    ('frame_', 10, '.jpg')
+    """
+    parts = re.split(r"([0-9]+)", path.name)
+    return tuple(int(part) if number % 2 else part for number, part in enumerate(parts))
+
+
+def read_text(path: Path, expected: str) -> str:
+    """A text file.
+
+    Raises:
+        DatasetError: it cannot be read; the message says what was expected in it.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"{path}: a text file with {expected} expected, it cannot be read ({error}). "
+            "Check the path and the dataset's layout, or download it again."
+        ) from error
+
+
+def read_lines(path: Path, expected: str) -> list[str]:
+    """The lines of a text file that are not empty, without space around them."""
+    return [line.strip() for line in read_text(path, expected).splitlines() if line.strip()]
+
+
+def read_names(list_file: Path) -> list[str]:
+    """The names of the folders that lie beside a list, one per line.
+
+    Raises:
+        DatasetError: the list is missing, empty, or holds what is not a plain name.
+    """
+    names = read_lines(list_file, "one video name per line")
+    if not names:
+        raise DatasetError(
+            f"{list_file}: at least one video name expected, the file is empty. "
+            "List the video folders beside it, one per line."
+        )
+    for name in names:
+        if Path(name).name != name or name in (".", ".."):
+            raise DatasetError(
+                f"{list_file}: plain folder names expected, got {name!r}. "
+                "Put the video's folder beside the list."
+            )
+    return names
+
+
+def read_rows(
+    path: Path, expected: str, *, counts: tuple[int, ...] = (4,), delimiter: str = ","
+) -> Float[ndarray, "rows columns"]:
+    """The rows of a text file of numbers.
+
+    Args:
+        path: the file; empty lines in it do not count.
+        expected: a row as it should be, e.g. ``x,y,w,h``: stands in the messages.
+        counts: how many numbers a row may have; all rows must have as many as the first.
+        delimiter: a regular expression for what stands between two numbers.
+
+    Raises:
+        DatasetError: the file cannot be read, holds no row, or a row is not such numbers.
+    """
+    rows: list[list[float]] = []
+    lines = read_text(path, f"one {expected} row per frame").splitlines()
+    for number, line in ((number, line.strip()) for number, line in enumerate(lines, start=1)):
+        if not line:
+            continue
+        try:
+            row = [float(field) for field in re.split(delimiter, line)]
+        except ValueError:
+            row = []
+        allowed = (len(rows[0]),) if rows else counts
+        if len(row) not in allowed:
+            raise DatasetError(
+                f"{path}, line {number}: {_in_words(allowed)} numbers '{expected}' with "
+                f"{_delimiter_in_words(delimiter)} between expected, got {line!r}. "
+                "Rewrite the row."
+            )
+        rows.append(row)
+    if not rows:
+        raise DatasetError(
+            f"{path}: one {expected} row per frame expected, the file is empty. Restore it."
+        )
+    return np.array(rows, dtype=np.float64)
+
+
+ANY_DELIMITER = r"\s*,\s*|\s+"
+"""Commas, tabs or spaces."""
+
+
+def _delimiter_in_words(delimiter: str) -> str:
+    return "commas" if delimiter == "," else "commas, tabs or spaces"
+
+
+def _in_words(counts: tuple[int, ...]) -> str:
+    words = {4: "four", 8: "eight"}
+    return " or ".join(words[count] for count in counts)
+
+
+def read_flags(path: Path, count: int) -> Bool[ndarray, "frames"]:
+    """Flags 0 or 1, one per frame, in one line with commas between or a line each.
+
+    Raises:
+        DatasetError: the file is missing, holds something else, or not ``count`` flags.
+    """
+    fields = [
+        field.strip()
+        for line in read_lines(path, "one flag (0 or 1) per frame")
+        for field in line.rstrip(",").split(",")
+    ]
+    if wrong := [field for field in fields if field not in ("0", "1")]:
+        raise DatasetError(
+            f"{path}: flags 0 or 1 with commas between expected, got {wrong[0]!r}. "
+            "Mend the file, or download it again."
+        )
+    expect_count(path, len(fields), count, "flags")
+    return np.array(fields) == "1"
+
+
+def expect_count(path: Path, got: int, num_images: int, what: str) -> None:
+    """Raises `DatasetError` unless a file has one entry per image."""
+    if got != num_images:
+        raise DatasetError(
+            f"{path}: as many {what} as images expected ({num_images}), got {got}. "
+            "Restore the missing images or rows; the two must agree."
+        )
+
+
+def hide_later_boxes(
+    boxes: Float[ndarray, "boxes 4"], num_frames: int
+) -> Float[ndarray, "frames 4"]:
+    """The one box that a test set gives away, followed by NaN; other boxes as they are."""
+    if len(boxes) != 1:
+        return boxes
+    return np.concatenate([boxes, np.full((num_frames - 1, 4), np.nan)])
+
+
+def is_finite(boxes: Float[ndarray, "frames 4"]) -> Bool[ndarray, "frames"]:
+    """Which rows hold no NaN."""
+    return np.asarray(np.isfinite(boxes).all(axis=1), dtype=bool)

@@ -1,20 +1,21 @@
-"""What an evaluation shows: tables, success and precision plots, and all of it in MLflow."""
+"""What an evaluation shows: tables, the paper's figures beside ours, and all of it in MLflow."""
 
+import csv
 import io
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from eval_jobs.metrics import PRECISION_THRESHOLDS_PX, SUCCESS_THRESHOLDS
+from eval_jobs.attributes import CHALLENGES, attribute_scores, attributes_of
+from eval_jobs.benchmarks import Benchmark, sequence_name
+from eval_jobs.plots import attribute_figure, precision_figure, success_figure
+from eval_jobs.published import PublishedScore, published_scores
 from eval_jobs.results import file_name
-from eval_jobs.scores import TrackerScore
+from eval_jobs.scores import SequenceScore, TrackerScore
 from meta_train.run_log import RunLog
-
-_STYLES = ("-", "--", "-.", ":")
-
 
 Row = dict[str, Any]
 """A row of a table: its columns by name."""
@@ -25,27 +26,68 @@ def table_rows(scores: Sequence[TrackerScore]) -> list[Row]:
     return [
         {"tracker": score.tracker, "benchmark": score.selection.benchmark.title}
         | {name: round(value, 4) for name, value in score.values.items()}
-        | {"fps": round(score.fps, 1), "protocol": score.label}
+        | {"fps": _speed(score.fps), "protocol": score.label}
         for score in scores
     ]
 
 
+def paper_rows(scores: Sequence[TrackerScore]) -> list[Row]:
+    """Our scores on one benchmark and the paper's, in columns of their own; ours come first.
+
+    A tracker that the paper calls by the same name shares its row; a number that is not there is
+    None. No rows at all where the paper says nothing of the benchmark.
+    """
+    published = {
+        each.tracker.casefold(): each for each in published_scores(_benchmark(scores).name)
+    }
+    if not published:
+        return []
+    pairs = [(score, published.pop(score.tracker.casefold(), None)) for score in scores]
+    pairs_of_paper = [(None, each) for each in published.values()]
+    given = {metric for _, paper in [*pairs, *pairs_of_paper] if paper for metric in paper.values}
+    metrics = {name: name in given for name in scores[0].values}
+    return [_beside(ours, paper, metrics) for ours, paper in [*pairs, *pairs_of_paper]]
+
+
 def sequence_rows(scores: Sequence[TrackerScore]) -> list[Row]:
-    """One row per score and sequence."""
+    """One row per score and sequence; each tracker's worst sequences come first."""
+    attributes = _sequence_attributes(scores)
     return [
         {"tracker": score.tracker, "sequence": each.sequence, "frames": each.num_frames}
         | {name: round(value, 4) for name, value in each.values.items()}
-        | {"lost_frames": each.num_lost, "fps": round(each.fps, 1)}
+        | {"lost_frames": each.num_lost, "fps": _speed(each.fps)}
+        | {"attributes": attributes[each.sequence]}
         for score in scores
-        for each in score.sequences
+        for each in _worst_first(score)
+    ]
+
+
+def attribute_rows(scores: Sequence[TrackerScore]) -> list[Row]:
+    """One row per attribute: how many sequences have it, and each tracker's first metric on them.
+
+    No rows where no sequence has an attribute.
+    """
+    metric = _benchmark(scores).metrics[0].name
+    by_tracker = {score.tracker: attribute_scores(score) for score in scores}
+    return [
+        {
+            "attribute": each.attribute,
+            "challenge": CHALLENGES.get(each.attribute, each.attribute),
+            "sequences": each.num_sequences,
+        }
+        | {
+            f"{tracker}: {metric}": round(of_tracker[index].values[metric], 4)
+            for tracker, of_tracker in by_tracker.items()
+        }
+        for index, each in enumerate(by_tracker[scores[0].tracker])
     ]
 
 
 def text_table(rows: Sequence[Row], title: str = "") -> str:
     """Rows, which share their columns, as a table of text."""
     table = Table(title=title or None)
-    for column, value in (rows[0] if rows else {}).items():
-        is_number = isinstance(value, int | float)
+    for column in rows[0] if rows else {}:
+        is_number = any(isinstance(row[column], int | float) for row in rows)
         table.add_column(column, justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
@@ -55,46 +97,47 @@ def text_table(rows: Sequence[Row], title: str = "") -> str:
     return text
 
 
-def success_figure(scores: Sequence[TrackerScore]) -> Figure:
-    """Success curves of trackers on one benchmark, best first (Fig. 6)."""
-    return _figure(
-        scores,
-        SUCCESS_THRESHOLDS.tolist(),
-        lambda score: score.curves.success.tolist(),
-        lambda score: score.values["auc"],
-        title="Success",
-        x_label="overlap threshold",
-        y_label="share of frames above it",
-    )
+def csv_table(rows: Sequence[Row]) -> str:
+    """Rows, which share their columns, as comma-separated values with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
-def precision_figure(scores: Sequence[TrackerScore]) -> Figure:
-    """Precision curves of trackers on one benchmark, best first (Fig. 6)."""
-    return _figure(
-        scores,
-        PRECISION_THRESHOLDS_PX.tolist(),
-        lambda score: score.curves.precision.tolist(),
-        lambda score: score.values["precision_20"],
-        title="Precision",
-        x_label="centre error threshold (px)",
-        y_label="share of frames within it",
-    )
+def report_text(scores: Sequence[TrackerScore]) -> str:
+    """Everything that a script prints of the scores on one benchmark, the summary last."""
+    tables = {
+        "Sequences, worst first": sequence_rows(scores),
+        "By attribute": attribute_rows(scores),
+        "Beside the paper's figures": paper_rows(scores),
+        _benchmark(scores).title: table_rows(scores),
+    }
+    return "\n".join(text_table(rows, title) for title, rows in tables.items() if rows)
 
 
 def summary_metrics(scores: Sequence[TrackerScore], primary: str) -> dict[str, float]:
     """The scores under the names that they have in MLflow.
 
-    The primary tracker's are ``otb100/auc``, ``otb100/precision_20`` and ``speed/fps``, so that
+    The primary tracker's are ``otb100/auc``, ``otb100/attr/OCC/auc`` and ``speed/fps``, so that
     runs compare; another tracker's are ``otb100/<tracker>/auc`` and so on. A partial score is no
-    score of the benchmark and has a name of its own, ``otb100-8of100/auc``.
+    score of the benchmark and has a name of its own, ``otb100-8of100/auc``. A speed that was not
+    measured has none.
     """
     metrics: dict[str, float] = {}
     for score in scores:
         own = "" if score.tracker == primary else f"/{file_name(score.tracker)}"
         prefix = f"{score.selection.metric_prefix}{own}"
         metrics |= {f"{prefix}/{name}": value for name, value in score.values.items()}
+        metrics |= {
+            f"{prefix}/attr/{file_name(each.attribute)}/{name}": value
+            for each in attribute_scores(score)
+            for name, value in each.values.items()
+        }
         metrics[f"{prefix}/num_sequences"] = float(len(score.sequences))
-        metrics[f"speed{own}/fps"] = score.fps
+        if math.isfinite(score.fps):
+            metrics[f"speed{own}/fps"] = score.fps
     return metrics
 
 
@@ -121,48 +164,77 @@ def log_scores(
         )
     run_log.log_metrics(summary_metrics(scores, name), step=step)
     prefix = scores[0].selection.metric_prefix
-    run_log.log_table(table_rows(scores), f"tables/{prefix}.json")
-    run_log.log_table(sequence_rows(scores), f"tables/{prefix}_sequences.json")
-    run_log.log_text(text_table(table_rows(scores)), f"tables/{prefix}.txt")
+    tables = {
+        prefix: table_rows(scores),
+        f"{prefix}_sequences": sequence_rows(scores),
+        f"{prefix}_attributes": attribute_rows(scores),
+        f"{prefix}_paper": paper_rows(scores),
+    }
+    for table, rows in tables.items():
+        if rows:
+            run_log.log_table(rows, f"tables/{table}.json")
+    run_log.log_text(report_text(scores), f"tables/{prefix}.txt")
+    run_log.log_text(csv_table(sequence_rows(scores)), f"tables/{prefix}_sequences.csv")
     run_log.log_figure(success_figure(scores), f"plots/{prefix}_success.png")
     run_log.log_figure(precision_figure(scores), f"plots/{prefix}_precision.png")
+    if attribute_rows(scores):
+        run_log.log_figure(attribute_figure(scores), f"plots/{prefix}_attributes.png")
 
 
-def _figure(
-    scores: Sequence[TrackerScore],
-    thresholds: list[float],
-    curve: Callable[[TrackerScore], list[float]],
-    value: Callable[[TrackerScore], float],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-) -> Figure:
-    """One line per tracker, with its number in the legend; the protocol under the title."""
-    figure = Figure(figsize=(6.4, 4.8))
-    axes = figure.add_subplot()
-    ranked = sorted(scores, key=value, reverse=True)
-    for rank, score in enumerate(ranked):
-        axes.plot(
-            thresholds,
-            curve(score),
-            color=f"C{rank % 10}",
-            linestyle=_STYLES[rank // 10 % len(_STYLES)],
-            linewidth=2,
-            label=f"{value(score):.3f}  {score.tracker}",
-        )
-    selection = scores[0].selection
-    axes.set_title(f"{title}, {selection.benchmark.title}\n{scores[0].label}", fontsize=10)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.set_xlim(thresholds[0], thresholds[-1])
-    axes.set_ylim(0, 1)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    return figure
+def _benchmark(scores: Sequence[TrackerScore]) -> Benchmark:
+    return scores[0].selection.benchmark
+
+
+def _sequence_attributes(scores: Sequence[TrackerScore]) -> dict[str, str]:
+    """The attributes of each sequence, with spaces between."""
+    return {
+        sequence_name(track): " ".join(attributes_of(track)) for track in scores[0].selection.tracks
+    }
+
+
+def _worst_first(score: TrackerScore) -> list[SequenceScore]:
+    """A tracker's sequences by the benchmark's first metric."""
+    metric = score.selection.benchmark.metrics[0]
+    return sorted(
+        score.sequences,
+        key=lambda each: each.values[metric.name],
+        reverse=not metric.higher_is_better,
+    )
+
+
+def _beside(
+    ours: TrackerScore | None, paper: PublishedScore | None, metrics: Mapping[str, bool]
+) -> Row:
+    """One tracker's numbers, ours and the paper's, and where they come from; one may be missing.
+
+    Args:
+        ours: what was measured here.
+        paper: what the paper says.
+        metrics: the benchmark's, and whether the paper has them.
+    """
+    named = ours or paper
+    assert named is not None
+    row: Row = {"tracker": named.tracker}
+    for name, is_given in metrics.items():
+        row[name] = None if ours is None else round(ours.values[name], 4)
+        if is_given:
+            row[f"paper: {name}"] = None if paper is None else paper.values.get(name)
+    return row | {
+        "fps": None if ours is None else _speed(ours.fps),
+        "paper: fps": None if paper is None else paper.fps,
+        "protocol": "" if ours is None else ours.label,
+        "paper": "" if paper is None else f"Table {paper.table}",
+    }
+
+
+def _speed(fps: float) -> float | None:
+    """For a table, whose JSON knows no NaN; None where it was not measured."""
+    return round(fps, 1) if math.isfinite(fps) else None
 
 
 def _cell(value: object) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:.1f}" if value >= 10 else f"{value:.3f}"
     return str(value)

@@ -1,5 +1,6 @@
 """`eval_jobs.report`: what tables, plots and metric names say."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,15 @@ from mlflow import MlflowClient
 
 from data_pipeline.tracks import Track
 from eval_jobs.benchmarks import Selection, find_benchmark
+from eval_jobs.plots import attribute_figure, precision_figure, success_figure
 from eval_jobs.protocols import Trajectory
 from eval_jobs.report import (
+    attribute_rows,
+    csv_table,
     log_scores,
-    precision_figure,
+    paper_rows,
+    report_text,
     sequence_rows,
-    success_figure,
     summary_metrics,
     table_rows,
     text_table,
@@ -22,9 +26,13 @@ from eval_jobs.scores import TrackerScore, score_tracker
 from meta_train.run_log import MlflowConfig, RunLog
 
 BOX = np.array([10.0, 10.0, 30.0, 30.0])
+METRICS = ("auc", "precision_20")
+ATTRIBUTES = ("IV", "MB", "FM", "IPR", "BC", "LR")  # IV is Fish's, the others are Deer's
 
 
-def score(tracker: str, shift: float, num_expected: int = 2) -> TrackerScore:
+def score(
+    tracker: str, shift: float, num_expected: int = 2, *, shift_in_fish: float | None = None
+) -> TrackerScore:
     """Two sequences of five frames, on which the tracker is off by a shift."""
     tracks = tuple(
         Track(
@@ -37,16 +45,21 @@ def score(tracker: str, shift: float, num_expected: int = 2) -> TrackerScore:
         )
         for name in ("Deer", "Fish")
     )
-    trajectory = Trajectory(
+    selection = Selection(
+        benchmark=find_benchmark("otb100"), tracks=tracks, num_expected=num_expected
+    )
+    shifts = (shift, shift if shift_in_fish is None else shift_in_fish)
+    return score_tracker(tracker, "abc", selection, [trajectory(each) for each in shifts])
+
+
+def trajectory(shift: float) -> Trajectory:
+    """A box beside the target, lost in one frame, at ten frames per second."""
+    return Trajectory(
         boxes=np.tile(BOX + shift, (5, 1)),
         scores=np.ones(5),
         lost=np.array([False, False, True, False, False]),
         seconds=np.array([3.0, 0.1, 0.1, 0.1, 0.1]),
     )
-    selection = Selection(
-        benchmark=find_benchmark("otb100"), tracks=tracks, num_expected=num_expected
-    )
-    return score_tracker(tracker, "abc", selection, [trajectory, trajectory])
 
 
 def test_numbers_stand_beside_their_protocol() -> None:
@@ -78,6 +91,8 @@ def test_metric_names_are_short_for_the_primary_tracker() -> None:
         "otb100/precision_20",
         "otb100/num_sequences",
         "speed/fps",
+        *(f"otb100/attr/{name}/{metric}" for name in ATTRIBUTES for metric in METRICS),
+        *(f"otb100/Static_box/attr/{name}/{metric}" for name in ATTRIBUTES for metric in METRICS),
         "otb100/Static_box/auc",
         "otb100/Static_box/precision_20",
         "otb100/Static_box/num_sequences",
@@ -92,6 +107,59 @@ def test_partial_score_never_has_the_benchmark_s_metric_name() -> None:
     assert "otb100-2of100/auc" in metrics
 
 
+def test_the_worst_sequences_come_first() -> None:
+    rows = sequence_rows([score("ours", 0.0, shift_in_fish=9.0), score("other", 9.0)])
+    assert [(row["tracker"], row["sequence"]) for row in rows] == [
+        ("ours", "Fish"),
+        ("ours", "Deer"),
+        ("other", "Deer"),
+        ("other", "Fish"),
+    ]
+    assert rows[0]["attributes"] == "IV"
+    header, first, *_ = csv_table(rows).splitlines()
+    assert header.startswith("tracker,sequence,frames,auc,precision_20")
+    assert first.startswith("ours,Fish,5,")
+
+
+def test_attributes_are_scored_over_their_sequences() -> None:
+    scores = [score("ours", 0.0, shift_in_fish=30.0), score("other", 0.0)]
+    by_attribute = {row["attribute"]: row for row in attribute_rows(scores)}
+    assert list(by_attribute) == list(ATTRIBUTES)
+    assert by_attribute["IV"]["sequences"] == 1
+    assert by_attribute["LR"]["challenge"] == "low resolution"
+    assert by_attribute["LR"]["ours: auc"] == pytest.approx(20 / 21, abs=1e-4)
+    assert by_attribute["IV"]["ours: auc"] < 0.3  # only the first frame is right
+    assert by_attribute["IV"]["other: auc"] == pytest.approx(20 / 21, abs=1e-4)
+    axes = attribute_figure(scores).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["IV (1)", "MB (1)"]
+    best, second = axes.get_lines()
+    assert best.get_label().endswith("other")
+    np.testing.assert_allclose(second.get_xdata()[1:], [20 / 21] * 5)
+
+
+def test_the_paper_s_figures_stand_beside_ours() -> None:
+    scores = [score("FCOS-MAML, after adaptation", 0.0, 100), score("mine", 1.0, 100)]
+    rows = {row["tracker"]: row for row in paper_rows(scores)}
+    shared = rows["FCOS-MAML, after adaptation"]
+    assert (shared["auc"], shared["paper: auc"], shared["paper"]) == (0.9524, 0.671, "Table 1")
+    assert shared["protocol"].endswith("2 of 100 sequences")
+    assert rows["mine"]["paper: auc"] is None
+    assert rows["mine"]["paper"] == ""
+    siamese = rows["SiamFC"]
+    assert (siamese["auc"], siamese["paper: auc"], siamese["paper: fps"]) == (None, 0.582, 86)
+    assert "paper: precision_20" not in shared  # of which the paper says nothing
+    text = report_text(scores)
+    assert "Table 4" in text
+    assert "2 of 100 sequences" in text
+
+
+def test_a_speed_that_was_not_measured_is_no_number() -> None:
+    unknown = dataclasses.replace(score("theirs", 0.0), fps=float("nan"))
+    assert table_rows([unknown])[0]["fps"] is None
+    assert "speed/fps" not in summary_metrics([unknown], "theirs")
+    assert "nan" not in text_table(table_rows([unknown])).lower()
+
+
 def test_plots_rank_trackers_and_name_the_protocol() -> None:
     scores = [score("worse", 25.0, 100), score("better", 0.0, 100)]
     for figure in (success_figure(scores), precision_figure(scores)):
@@ -100,6 +168,8 @@ def test_plots_rank_trackers_and_name_the_protocol() -> None:
         assert labels[0].endswith("better")
         assert labels[1].endswith("worse")
         assert "2 of 100 sequences" in axes.get_title()
+    many = [score(f"tracker {number}", 2.0 * number) for number in range(12)]
+    assert len(success_figure(many).axes[0].get_lines()) == 12
     success = success_figure(scores).axes[0].get_lines()[0]
     np.testing.assert_allclose(success.get_ydata(), [1.0] * 20 + [0.0])
 
@@ -113,7 +183,9 @@ def test_everything_reaches_mlflow(tmp_path: Path) -> None:
     run_log.finish()
     client = MlflowClient(config.tracking_uri)
     run_id = run_log.handle.run_id
-    assert client.get_run(run_id).data.metrics["otb100/auc"] == pytest.approx(20 / 21)
+    metrics = client.get_run(run_id).data.metrics
+    assert metrics["otb100/auc"] == pytest.approx(20 / 21)
+    assert metrics["otb100/attr/LR/auc"] == pytest.approx(20 / 21)
     files = {
         item.path
         for folder in ("tables", "plots")
@@ -123,6 +195,10 @@ def test_everything_reaches_mlflow(tmp_path: Path) -> None:
         "tables/otb100.json",
         "tables/otb100.txt",
         "tables/otb100_sequences.json",
+        "tables/otb100_sequences.csv",
+        "tables/otb100_attributes.json",
+        "tables/otb100_paper.json",
+        "plots/otb100_attributes.png",
         "plots/otb100_success.png",
         "plots/otb100_precision.png",
     }

@@ -6,6 +6,7 @@ the official validity rules look at those numbers. `to_official` converts from t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -38,9 +39,13 @@ class Curves:
     `NORMALIZED_THRESHOLDS`."""
 
 
+Measured = TypeVar("Measured")
+"""What a benchmark measures on a sequence, and on all of them together, e.g. `Curves`."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One number read from the curves, with what a reader needs to know to compare it."""
+class Metric(Generic[Measured]):
+    """One number read from what was measured, with what a reader needs to know to compare it."""
 
     name: str
     """How tables and MLflow call it."""
@@ -51,23 +56,26 @@ class Metric:
     higher_is_better: bool
     """Which way is better."""
 
-    read: Callable[[Curves], float]
-    """Takes the number from the curves."""
+    read: Callable[[Measured], float]
+    """Takes the number from what was measured."""
+
+    per_sequence: bool = True
+    """Whether a single sequence has this number too."""
 
 
-AUC = Metric(
+AUC = Metric[Curves](
     name="auc",
     unit="mean of the success curve",
     higher_is_better=True,
     read=lambda curves: float(curves.success.mean()),
 )
-PRECISION_20 = Metric(
+PRECISION_20 = Metric[Curves](
     name="precision_20",
     unit="share of frames within 20 px",
     higher_is_better=True,
     read=lambda curves: float(curves.precision[20]),
 )
-NORMALIZED_PRECISION_20 = Metric(
+NORMALIZED_PRECISION_20 = Metric[Curves](
     name="normalized_precision_20",
     unit="share of frames within 0.20 target sizes",
     higher_is_better=True,
@@ -186,13 +194,14 @@ def _curves(
         scaled_difference = centers(boxes) / truth[:, 2:] - centers(truth) / truth[:, 2:]
         scaled = np.where(valid, np.linalg.norm(scaled_difference, axis=1), -1.0)
     return Curves(
-        success=_share(overlap[counted, None] > SUCCESS_THRESHOLDS, len(truth)),
-        precision=_share(error[counted, None] <= PRECISION_THRESHOLDS_PX, len(truth)),
-        normalized_precision=_share(scaled[counted, None] <= NORMALIZED_THRESHOLDS, len(truth)),
+        success=share(overlap[counted, None] > SUCCESS_THRESHOLDS, len(truth)),
+        precision=share(error[counted, None] <= PRECISION_THRESHOLDS_PX, len(truth)),
+        normalized_precision=share(scaled[counted, None] <= NORMALIZED_THRESHOLDS, len(truth)),
     )
 
 
-def _share(
+def share(
     hits: Bool[ndarray, "counted thresholds"], num_frames: int
 ) -> Float[ndarray, "thresholds"]:
+    """Hits per threshold over the number of frames."""
     return hits.sum(axis=0) / num_frames

@@ -26,6 +26,9 @@ TAG_SUFFIXES = (".tag", ".label")
 def read(folder: Path, split: str = "", *, dataset: str = "vot") -> Iterator[Track]:
     """The sequences of ``list.txt``, in its order. Opens no image.
 
+    A row of eight numbers is a polygon, of which `box_around` makes the box; one of four (VOT-2013)
+    is a box x, y, w, h, and the track has no polygons.
+
     Args:
         folder: holds ``list.txt`` and ``<sequence>/groundtruth.txt``; the images lie where the
             sequence's file ``sequence`` says (``channels.color=color/%08d.jpg``), else in
@@ -87,12 +90,8 @@ def _read_sequence(folder: Path, dataset: str) -> Iterator[Track]:
     truth = folder / "groundtruth.txt"
     rows = read_rows(truth, "x1,y1,x2,y2,x3,y3,x4,y4", counts=(8, 4))
     expect_count(truth, len(rows), len(images), "regions")
-    if rows.shape[1] == 8:
-        polygons = rows.reshape(-1, 4, 2)
-        boxes = box_around(polygons)
-    else:
-        boxes = xywh_to_xyxy(rows)
-        polygons = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    polygons = rows.reshape(-1, 4, 2) if rows.shape[1] == 8 else None
+    boxes = xywh_to_xyxy(rows) if polygons is None else box_around(polygons)
     tags = _read_tags(folder, len(images))
     yield Track(
         dataset=dataset,

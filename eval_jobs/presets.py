@@ -1,7 +1,11 @@
 """The presets: complete runs to start from, from a laptop's minutes to the paper's weeks."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
+from meta_train.detectors import DETECTORS
 from meta_train.detectors.backbone import BackboneConfig
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.detectors.heads import HeadConfig
@@ -60,7 +64,7 @@ SMALL_TRAINING = TrainConfig(
 )
 """A small pool of real videos, on one GPU or a patient CPU."""
 
-PRESETS = {
+_OF_FCOS = {
     "quickstart": (
         "minutes on two cores, synthetic videos, nothing to prepare",
         PipelineConfig(train=QUICKSTART_TRAINING, synthetic=SyntheticConfig()),
@@ -76,4 +80,23 @@ PRESETS = {
         PipelineConfig(evaluation=EvaluationConfig(benchmark="otb100")),
     ),
 }
+
+
+def _with_each_detector(
+    presets: Mapping[str, tuple[str, PipelineConfig]],
+) -> dict[str, tuple[str, PipelineConfig]]:
+    """The presets, and each again with every other detector, at its defaults, on its network."""
+    result = dict(presets)
+    for name, (text, config) in presets.items():
+        usual = config.train.detector
+        for other in DETECTORS:
+            if not isinstance(usual, other):
+                detector = other(network=usual.network)
+                train = replace(config.train, detector=detector)
+                key = f"{name}-{detector.kind}"
+                result[key] = (f"{text}; {detector.kind}", replace(config, train=train))
+    return result
+
+
+PRESETS = _with_each_detector(_OF_FCOS)
 """Name, description and config of each preset."""

@@ -1,18 +1,21 @@
 """Benchmarks as data: which sequences, how they are run and scored, and what comes out."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
+from typing import Any, Literal
 
 from data_pipeline.readers import READERS
+from data_pipeline.readers.lasot_videos import TEST_VIDEOS as LASOT_TEST
 from data_pipeline.tracks import DatasetError, Track
-from eval_jobs.metrics import AUC, PRECISION_20, Curves, Metric, otb_curves, to_official
+from eval_jobs import scoring
+from eval_jobs.metrics import Metric
 from eval_jobs.otb_sequences import OTB50, OTB100, OTB2013
+from eval_jobs.protocols import VOT_RESETS, ResetConfig
+from eval_jobs.scoring import Scoring
+from eval_jobs.vot_sequences import VOT2018
+from meta_train.detectors.backbone import Branch
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +24,8 @@ class IncompleteResultsError(ValueError):
     """Sequences of a benchmark are missing or were not tracked, so there is no score of it."""
 
 
-Scorer = Callable[[Float[ndarray, "frames 4"], Track], Curves]
-"""From a tracker's boxes (xyxy) and the sequence to its curves."""
+Server = Literal["got10k", "trackingnet"]
+"""Servers that score archives of results: their ground truth is hidden."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +47,29 @@ class Benchmark:
     split: str
     """The folder's part that is evaluated."""
 
-    score: Scorer
-    """How a sequence is scored."""
-
-    metrics: tuple[Metric, ...]
-    """What is read from the curves."""
+    scoring: Scoring[Any]
+    """What is measured, and the metrics that are read from it."""
 
     sequences: tuple[str, ...] | None = None
     """Official names, ``video`` or ``video.target``; None takes whatever the folder holds."""
+
+    num_sequences: int | None = None
+    """How many there are, where only their number is known here and not their names."""
+
+    resets: ResetConfig | None = None
+    """The supervised protocol; None runs one pass."""
+
+    update_branches: tuple[Branch, ...] | None = None
+    """What online updating adapts here, whatever a tracker is set to; None leaves it to the
+    tracker."""
+
+    server: Server | None = None
+    """Who has the ground truth; results go there as an archive."""
+
+    @property
+    def metrics(self) -> tuple[Metric[Any], ...]:
+        """What is read from the measurement, the most important first; none where it is hidden."""
+        return self.scoring.metrics
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,24 +110,6 @@ class Selection:
         return name if self.max_frames is None else f"{name}-first{self.max_frames}"
 
 
-def score_otb(predicted: Float[ndarray, "frames 4"], track: Track) -> Curves:
-    """OTB's curves over all frames; a frame without valid ground truth counts as OTB counts it."""
-    return otb_curves(to_official(predicted), np.nan_to_num(to_official(track.boxes), nan=0.0))
-
-
-def score_visible(predicted: Float[ndarray, "frames 4"], track: Track) -> Curves:
-    """OTB's curves over the frames in which the target is visible; others are not counted.
-
-    Raises:
-        ValueError: the target is nowhere visible after the first frame.
-    """
-    if len(predicted) != len(track):
-        raise ValueError(f"{track.name}: {len(track)} boxes expected, got {len(predicted)}")
-    seen = track.visible.copy()
-    seen[0] = True
-    return otb_curves(to_official(predicted[seen]), to_official(track.boxes[seen]))
-
-
 _OTB = "OPE, official OTB toolkit"
 _VISIBLE = "OPE over visible frames"
 
@@ -122,8 +122,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             protocol=_OTB,
             reader="otb",
             split="",
-            score=score_otb,
-            metrics=(AUC, PRECISION_20),
+            scoring=scoring.OTB,
             sequences=OTB2013,
         ),
         Benchmark(
@@ -132,8 +131,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             protocol=_OTB,
             reader="otb",
             split="",
-            score=score_otb,
-            metrics=(AUC, PRECISION_20),
+            scoring=scoring.OTB,
             sequences=OTB50,
         ),
         Benchmark(
@@ -142,9 +140,65 @@ BENCHMARKS: dict[str, Benchmark] = {
             protocol=_OTB,
             reader="otb",
             split="",
-            score=score_otb,
-            metrics=(AUC, PRECISION_20),
+            scoring=scoring.OTB,
             sequences=OTB100,
+        ),
+        Benchmark(
+            name="vot2018",
+            title="VOT-2018",
+            protocol="supervised with resets, 15 repetitions; EAO, A, R as in the paper",
+            reader="vot",
+            split="",
+            scoring=scoring.VOT2018,
+            sequences=VOT2018,
+            resets=VOT_RESETS,
+        ),
+        Benchmark(
+            name="lasot",
+            title="LaSOT",
+            protocol="OPE, official LaSOT toolkit",
+            reader="lasot",
+            split="test",
+            scoring=scoring.LASOT,
+            sequences=LASOT_TEST,
+            update_branches=("cls",),  # Table 3: .523 with cls, .496 with both
+        ),
+        Benchmark(
+            name="trackingnet",
+            title="TrackingNet",
+            protocol="OPE, scored by TrackingNet's server",
+            reader="trackingnet",
+            split="test",
+            scoring=scoring.HIDDEN,
+            num_sequences=511,
+            server="trackingnet",
+        ),
+        Benchmark(
+            name="trackingnet_train11",
+            title="TrackingNet's chunk TRAIN_11",
+            protocol="OPE, scored as by TrackingNet's server",
+            reader="trackingnet",
+            split="TRAIN_11",
+            scoring=scoring.TRACKINGNET,
+        ),
+        Benchmark(
+            name="got10k_test",
+            title="GOT-10k test",
+            protocol="OPE, scored by GOT-10k's server",
+            reader="got10k",
+            split="test",
+            scoring=scoring.HIDDEN,
+            sequences=tuple(f"GOT-10k_Test_{number:06d}" for number in range(1, 181)),
+            server="got10k",
+        ),
+        Benchmark(
+            name="got10k_val",
+            title="GOT-10k validation",
+            protocol="OPE, official GOT-10k toolkit",
+            reader="got10k",
+            split="val",
+            scoring=scoring.GOT10K,
+            sequences=tuple(f"GOT-10k_Val_{number:06d}" for number in range(1, 181)),
         ),
         Benchmark(
             name="synthetic",
@@ -152,8 +206,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             protocol=_VISIBLE,
             reader="synthetic",
             split="val",
-            score=score_visible,
-            metrics=(AUC, PRECISION_20),
+            scoring=scoring.VISIBLE,
         ),
         Benchmark(
             name="got10k_layout",
@@ -161,8 +214,15 @@ BENCHMARKS: dict[str, Benchmark] = {
             protocol=_VISIBLE,
             reader="got10k",
             split="val",
-            score=score_visible,
-            metrics=(AUC, PRECISION_20),
+            scoring=scoring.VISIBLE,
+        ),
+        Benchmark(
+            name="own_videos",
+            title="Your own videos",
+            protocol=_VISIBLE,
+            reader="own_videos",
+            split="",
+            scoring=scoring.VISIBLE,
         ),
     )
 }
@@ -207,18 +267,24 @@ def select(
         IncompleteResultsError: sequences are missing and ``partial`` is not set, or all are.
     """
     tracks = list(READERS[benchmark.reader](folder, benchmark.split))
-    num_expected = len(tracks)
+    num_expected, missing = benchmark.num_sequences or len(tracks), ""
     if benchmark.sequences is not None:
-        tracks, missing = _in_official_order(tracks, benchmark.sequences)
-        num_expected = len(benchmark.sequences)
-        if missing and (not partial or not tracks):
-            raise IncompleteResultsError(
-                f"{benchmark.title} needs {num_expected} sequences, but {folder} lacks "
-                f"{len(missing)}: {', '.join(missing)}. Add them"
-                + (", or ask for a partial score." if tracks else ".")
-            )
-        if missing:
-            log.warning("%s: %d of %d sequences", benchmark.title, len(tracks), num_expected)
+        tracks, names = _in_official_order(tracks, benchmark.sequences)
+        num_expected, missing = len(benchmark.sequences), ", ".join(names)
+    elif len(tracks) > num_expected:
+        raise DatasetError(
+            f"{folder}: {benchmark.title} has {num_expected} sequences, {len(tracks)} found. "
+            "Remove those that do not belong to it."
+        )
+    num_missing = num_expected - len(tracks)
+    if num_missing and (not partial or not tracks):
+        raise IncompleteResultsError(
+            f"{benchmark.title} needs {num_expected} sequences, but {folder} lacks "
+            f"{num_missing}{': ' if missing else ''}{missing}. Add them"
+            + (", or ask for a partial score." if tracks else ".")
+        )
+    if num_missing:
+        log.warning("%s: %d of %d sequences", benchmark.title, len(tracks), num_expected)
     shortened = tracks[:max_sequences]
     if max_frames is not None:
         shortened = [first_frames(track, max_frames) for track in shortened]

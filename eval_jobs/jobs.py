@@ -1,9 +1,10 @@
-"""Benchmark evaluation as Ray tasks: one per tracker and sequence, the longest first."""
+"""Benchmark evaluation as Ray tasks: one per tracker, sequence and repetition, longest first."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_pipeline.ray_session import ray_session
 from data_pipeline.tracks import Track
-from eval_jobs.benchmarks import Benchmark, IncompleteResultsError, select
-from eval_jobs.protocols import Trajectory, one_pass
+from eval_jobs.archives import write_archive
+from eval_jobs.benchmarks import Benchmark, IncompleteResultsError, Selection, select
+from eval_jobs.protocols import Trajectory, one_pass, same_result, supervised
 from eval_jobs.results import ResultStore, file_name
 from eval_jobs.scores import TrackerScore, score_sequence, score_tracker
-from eval_jobs.tracker_specs import TrackerSpec
+from eval_jobs.tracker_specs import OnlineSpec, TrackerSpec
 from meta_train.run_log import RunHandle, RunLog
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceJob:
-    """What one task does: run one tracker over one sequence, keep the result, log its score."""
+    """What one task does: run one tracker over one sequence, keep the result, log its score.
+
+    Where a benchmark repeats its runs, a job is one repetition, which its store names.
+    """
 
     spec: TrackerSpec
     """Builds the tracker."""
@@ -49,7 +54,19 @@ class SequenceJob:
     @property
     def title(self) -> str:
         """How messages call it."""
-        return f"{self.spec.name} on {self.track.name}"
+        title = f"{self.spec.name} on {self.track.name}"
+        if self.store.repetition is None:
+            return title
+        return f"{title}, repetition {self.store.repetition + 1}"
+
+    @property
+    def step(self) -> int:
+        """Under which step its score is logged: repetitions are the points of one metric."""
+        return self.store.repetition or 0
+
+    def repeated(self, repetition: int) -> "SequenceJob":
+        """The job of one repetition."""
+        return replace(self, store=replace(self.store, repetition=repetition))
 
 
 def evaluate(
@@ -65,6 +82,7 @@ def evaluate(
     num_cpus_per_task: int = 1,
     num_gpus_per_task: float = 0.0,
     max_retries: int = 2,
+    own_settings: bool = False,
 ) -> list[TrackerScore]:
     """Runs trackers over a benchmark on Ray and scores them; results that exist are not run again.
 
@@ -82,13 +100,16 @@ def evaluate(
         num_cpus_per_task: also the number of threads of PyTorch and OpenCV in a task.
         num_gpus_per_task: may be a fraction.
         max_retries: how often a task is run again whose worker died.
+        own_settings: keep what the specs say where the benchmark's row asks for other constants.
 
     Returns:
-        One score per spec, in their order.
+        One score per spec, in their order. Where a server has the ground truth, the score has no
+        values, and the archive for the server lies in the tracker's folder of ``output``.
 
     Raises:
         IncompleteResultsError: sequences are missing, or tasks failed: it names each.
         ResultError: an existing result file is damaged.
+        ArchiveError: a result is not fit for the benchmark's server.
         DatasetError: the folder is not what its layout promises.
     """
     names = [spec.name for spec in specs]
@@ -101,6 +122,7 @@ def evaluate(
         max_sequences=max_sequences,
         max_frames=max_frames,
     )
+    settled = [(spec, "") if own_settings else _as_row_asks(spec, benchmark) for spec in specs]
     stores = [
         ResultStore(
             folder=output.absolute(),
@@ -108,38 +130,98 @@ def evaluate(
             fingerprint=spec.fingerprint,
             max_frames=max_frames,
         )
-        for spec in specs
+        for spec, _ in settled
     ]
-    jobs = [
-        SequenceJob(
-            spec=spec,
-            store=store,
-            benchmark=benchmark,
-            track=track,
-            run=None if run_log is None else run_log.handle,
-            num_threads=num_cpus_per_task,
-        )
-        for spec, store in zip(specs, stores, strict=True)
-        for track in selection.tracks
+    by_spec = [
+        [
+            SequenceJob(
+                spec=spec,
+                store=store,
+                benchmark=benchmark,
+                track=track,
+                run=None if run_log is None else run_log.handle,
+                num_threads=num_cpus_per_task,
+            )
+            for track in selection.tracks
+        ]
+        for (spec, _), store in zip(settled, stores, strict=True)
     ]
-    _run_missing(jobs, run_log, num_cpus_per_task, num_gpus_per_task, max_retries)
+    jobs = [job for own in by_spec for job in own]
+    for due in (_first_runs, _further_runs):
+        runs = [run for job in jobs for run in due(job)]
+        _run_missing(runs, run_log, num_cpus_per_task, num_gpus_per_task, max_retries)
     scores = []
-    for spec, store in zip(specs, stores, strict=True):
-        trajectories = [store.read_existing(track) for track in selection.tracks]
-        score = score_tracker(spec.name, store.fingerprint, selection, trajectories)
+    for (spec, setting), store, own in zip(settled, stores, by_spec, strict=True):
+        trajectories = [
+            [run.store.read_existing(run.track) for run in _first_runs(job) + _further_runs(job)]
+            for job in own
+        ]
+        score = score_tracker(
+            spec.name, store.fingerprint, selection, trajectories, setting=setting
+        )
         log.info("%s on %s: %s (%s)", spec.name, benchmark.title, score.values, score.label)
         scores.append(score)
+        _archive(selection, store, [own_runs[0] for own_runs in trajectories])
     return scores
+
+
+def _archive(selection: Selection, store: ResultStore, trajectories: Sequence[Trajectory]) -> None:
+    """Writes the archive for the benchmark's server, if it has one and all of it was run."""
+    benchmark = selection.benchmark
+    if benchmark.server is None:
+        return
+    if selection.is_partial:
+        log.warning("%s: no archive of %s only", benchmark.title, selection.coverage)
+        return
+    path = store.archive_path(benchmark.name)
+    write_archive(selection, trajectories, store.tracker, path)
+    log.info("%s: upload %s to its server", benchmark.title, path)
+
+
+def _as_row_asks(spec: TrackerSpec, benchmark: Benchmark) -> tuple[TrackerSpec, str]:
+    """The tracker with the constants of the benchmark's row, and what that changed."""
+    branches = benchmark.update_branches
+    if not isinstance(spec, OnlineSpec) or branches in (None, spec.config.update_branches):
+        return spec, ""
+    if spec.config.update_interval_frames is None:
+        return spec, ""
+    config = replace(spec.config, update_branches=branches)
+    return replace(spec, config=config), f"online updates of {' and '.join(branches)}"
+
+
+def _first_runs(job: SequenceJob) -> list[SequenceJob]:
+    """The run over a sequence, or the repetitions that show whether a tracker is deterministic."""
+    resets = job.benchmark.resets
+    if resets is None:
+        return [job]
+    return [job.repeated(number) for number in range(resets.identical_repetitions)]
+
+
+def _further_runs(job: SequenceJob) -> list[SequenceJob]:
+    """The other repetitions; none where the first ones, which must be there, are identical."""
+    resets = job.benchmark.resets
+    if resets is None:
+        return []
+    if same_result([run.store.read_existing(run.track) for run in _first_runs(job)]):
+        return []
+    return [
+        job.repeated(number)
+        for number in range(resets.identical_repetitions, resets.num_repetitions)
+    ]
 
 
 def run_job(job: SequenceJob) -> None:
     """Tracks one sequence, keeps the trajectory and logs its score."""
     torch.set_num_threads(job.num_threads)
     cv2.setNumThreads(job.num_threads)
-    trajectory = one_pass(job.spec.build(), job.track)
+    tracker, resets = job.spec.build(), job.benchmark.resets
+    if resets is None:
+        trajectory = one_pass(tracker, job.track)
+    else:
+        trajectory = supervised(tracker, job.track, resets)
     job.store.write(job.track, trajectory)
     if job.run is not None:
-        _attached(job.run).log_metrics(_sequence_metrics(job, trajectory), step=0)
+        _attached(job.run).log_metrics(_sequence_metrics(job, trajectory), step=job.step)
 
 
 def _sequence_metrics(job: SequenceJob, trajectory: Trajectory) -> dict[str, float]:
@@ -168,15 +250,17 @@ def _run_missing(
     Raises:
         IncompleteResultsError: tasks failed; names each, after all others are done.
     """
-    missing, existing = [], {}
+    missing = []
+    existing: dict[int, dict[str, float]] = defaultdict(dict)
     for job in jobs:
         trajectory = job.store.read(job.track)
         if trajectory is None:
             missing.append(job)
-        else:
-            existing.update(_sequence_metrics(job, trajectory))
-    if existing and run_log is not None:
-        run_log.log_metrics(existing, step=0)
+        elif run_log is not None:
+            existing[job.step].update(_sequence_metrics(job, trajectory))
+    if run_log is not None:
+        for step, values in existing.items():
+            run_log.log_metrics(values, step=step)
     log.info(
         "%d results exist, %d sequences are to be tracked", len(jobs) - len(missing), len(missing)
     )

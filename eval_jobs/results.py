@@ -2,7 +2,8 @@
 
 A file is named by its tracker's fingerprint, the dataset, the sequence and its annotation, so
 benchmarks that share sequences (OTB-50 and OTB-100) share results, two videos of one name never do,
-and a run that was killed continues where it was.
+and a run that was killed continues where it was. Repetitions with resets lie in a folder of their
+own, one file each.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from data_pipeline.tracks import Track
 from eval_jobs.protocols import Trajectory
 
 SCHEMA = "tracking-maml-trajectory/1"
+RESETS_SCHEMA = "tracking-maml-trajectory-with-resets/1"
 
 
 class ResultError(ValueError):
@@ -42,13 +44,25 @@ class ResultStore:
     max_frames: int | None = None
     """Runs cut short are kept apart from whole ones."""
 
+    repetition: int | None = None
+    """Which run with resets, from 0; None for a run in one pass."""
+
     def path(self, track: Track) -> Path:
         """The file of a sequence."""
         limit = "" if self.max_frames is None else f"-first{self.max_frames}"
-        tracker = f"{file_name(self.tracker)}-{self.fingerprint[:12]}"
         dataset, sequence = map(file_name, track.name.split("/", maxsplit=1))
-        name = f"{sequence}-{annotation_digest(track)[:8]}.json"
-        return self.folder / tracker / f"{dataset}{limit}" / name
+        name = f"{sequence}-{annotation_digest(track)[:8]}"
+        if self.repetition is not None:
+            dataset, name = f"{dataset}-resets", f"{name}-{self.repetition + 1:03d}"
+        return self._tracker_folder / f"{dataset}{limit}" / f"{name}.json"
+
+    def archive_path(self, benchmark: str) -> Path:
+        """Where the archive for a benchmark's server goes."""
+        return self._tracker_folder / f"{benchmark}.zip"
+
+    @property
+    def _tracker_folder(self) -> Path:
+        return self.folder / f"{file_name(self.tracker)}-{self.fingerprint[:12]}"
 
     def write(self, track: Track, trajectory: Trajectory) -> Path:
         """Puts a trajectory in its place, in one step: no reader ever sees half of it.
@@ -61,12 +75,19 @@ class ResultStore:
             raise ResultError(
                 f"{track.name}: {len(track)} frames expected, the trajectory has {len(trajectory)}"
             )
+        if (trajectory.codes is None) != (self.repetition is None):
+            raise ResultError(
+                f"{track.name}: a repetition with resets and a run in one pass have files of their "
+                f"own, but this store is for repetition {self.repetition}"
+            )
         content = self._identity(track) | {
             "boxes": trajectory.boxes.tolist(),
             "scores": trajectory.scores.tolist(),
             "lost": trajectory.lost.tolist(),
             "seconds": trajectory.seconds.tolist(),
         }
+        if trajectory.codes is not None:
+            content["codes"] = trajectory.codes.tolist()
         path = self.path(track)
         write_atomically(path, json.dumps(content | {"sha256": _digest(content)}))
         return path
@@ -116,8 +137,9 @@ class ResultStore:
 
     def _identity(self, track: Track) -> dict[str, Any]:
         """What a file says that it is of."""
-        return {
-            "schema": SCHEMA,
+        repetition = {} if self.repetition is None else {"repetition": self.repetition}
+        return repetition | {
+            "schema": SCHEMA if self.repetition is None else RESETS_SCHEMA,
             "tracker": self.tracker,
             "fingerprint": self.fingerprint,
             "sequence": track.name,
@@ -131,6 +153,8 @@ def annotation_digest(track: Track) -> str:
     names = [path.name for path in track.image_files]
     digest = hashlib.sha256(json.dumps(names).encode())
     digest.update(np.ascontiguousarray(track.boxes, dtype="<f8").tobytes())
+    if track.polygons is not None:
+        digest.update(np.ascontiguousarray(track.polygons, dtype="<f8").tobytes())
     return digest.hexdigest()
 
 
@@ -143,8 +167,8 @@ def file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "_"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that it is there whole or not at all.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that it is there whole or not at all.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
@@ -153,8 +177,8 @@ def write_atomically(path: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -171,6 +195,7 @@ def _trajectory(content: dict[str, Any], track: Track, path: Path) -> Trajectory
             scores=np.array(content["scores"], dtype=np.float64),
             lost=np.array(content["lost"], dtype=bool),
             seconds=np.array(content["seconds"], dtype=np.float64),
+            codes=np.array(content["codes"]) if "repetition" in content else None,
         )
     except (KeyError, ValueError, TypeError) as error:
         raise ResultError(_complaint(track, path, f"its arrays are wrong ({error})")) from error

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from data_pipeline.tracks import Track
 from eval_jobs.benchmarks import Benchmark, Selection, sequence_name
-from eval_jobs.metrics import Curves, mean_curves
-from eval_jobs.protocols import Trajectory
+from eval_jobs.metrics import Curves
+from eval_jobs.protocols import Trajectory, mean_fps
+
+Runs = Trajectory | Sequence[Trajectory]
+"""A tracker's only run over a sequence, or all of its repetitions."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,17 +23,26 @@ class SequenceScore:
     num_frames: int
     """Length of the sequence."""
 
-    curves: Curves
-    """What was measured."""
+    measured: Any
+    """What the benchmark's `Scoring` measures, e.g. `Curves`."""
 
     values: dict[str, float]
-    """The benchmark's metrics, by name."""
+    """Those of the benchmark's metrics that a single sequence has, by name."""
 
     fps: float
     """Frames per second, the first frame and reading images excluded."""
 
     num_lost: int
-    """Frames on which the tracker said that it had lost the target."""
+    """Frames on which the tracker said that it had lost the target, over all repetitions."""
+
+    @property
+    def curves(self) -> Curves:
+        """The success and precision curves.
+
+        Raises:
+            ValueError: the benchmark measures something else.
+        """
+        return _curves(self.measured)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,11 +58,11 @@ class TrackerScore:
     selection: Selection
     """What it was run on."""
 
-    curves: Curves
-    """Averages over sequences."""
+    measured: Any
+    """What the benchmark's `Scoring` measures over all sequences, e.g. their mean `Curves`."""
 
     values: dict[str, float]
-    """The benchmark's metrics, by name, read from the averaged curves."""
+    """The benchmark's metrics, by name; empty where a server has the ground truth."""
 
     fps: float
     """All frames over all seconds, the first frames and reading images excluded."""
@@ -57,51 +70,89 @@ class TrackerScore:
     sequences: tuple[SequenceScore, ...]
     """The single sequences, in the benchmark's order."""
 
+    setting: str = ""
+    """What the benchmark's row changed of the tracker's constants."""
+
     @property
     def label(self) -> str:
         """Stands beside each number: the protocol, and how much of the benchmark was run."""
-        return f"{self.selection.benchmark.protocol}, {self.selection.coverage}"
+        parts = (self.selection.benchmark.protocol, self.setting, self.selection.coverage)
+        return ", ".join(filter(None, parts))
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether the benchmark measures success and precision curves."""
+        return isinstance(self.measured, Curves)
+
+    @property
+    def curves(self) -> Curves:
+        """The success and precision curves, averaged over sequences.
+
+        Raises:
+            ValueError: the benchmark measures something else.
+        """
+        return _curves(self.measured)
 
 
-def score_sequence(benchmark: Benchmark, track: Track, trajectory: Trajectory) -> SequenceScore:
-    """The score of one trajectory.
+def score_sequence(benchmark: Benchmark, track: Track, runs: Runs) -> SequenceScore:
+    """The score of one sequence from its run, or from all its repetitions.
 
     Raises:
-        ValueError: the trajectory is not as long as the sequence.
+        ValueError: there is no run, or one is not as long as the sequence.
     """
-    curves = benchmark.score(trajectory.boxes, track)
+    trajectories = _repetitions(runs)
+    lengths = sorted({len(trajectory) for trajectory in trajectories})
+    if lengths != [len(track)]:
+        raise ValueError(f"{track.name}: runs of {len(track)} frames expected, got {lengths}")
+    measured = benchmark.scoring.measure(trajectories, track)
     return SequenceScore(
         sequence=sequence_name(track),
         num_frames=len(track),
-        curves=curves,
-        values={metric.name: metric.read(curves) for metric in benchmark.metrics},
-        fps=trajectory.fps,
-        num_lost=int(trajectory.lost.sum()),
+        measured=measured,
+        values={m.name: m.read(measured) for m in benchmark.metrics if m.per_sequence},
+        fps=mean_fps(trajectories),
+        num_lost=sum(int(trajectory.lost.sum()) for trajectory in trajectories),
     )
 
 
 def score_tracker(
-    tracker: str, fingerprint: str, selection: Selection, trajectories: Sequence[Trajectory]
+    tracker: str,
+    fingerprint: str,
+    selection: Selection,
+    runs: Sequence[Runs],
+    *,
+    setting: str = "",
 ) -> TrackerScore:
-    """The score over a selection, from one trajectory per sequence in its order.
+    """The score over a selection, from the runs over each of its sequences, in its order.
 
     Raises:
-        ValueError: another number of trajectories than sequences, or of frames.
+        ValueError: another number of runs than sequences, or of frames.
     """
     benchmark = selection.benchmark
     sequences = tuple(
-        score_sequence(benchmark, track, trajectory)
-        for track, trajectory in zip(selection.tracks, trajectories, strict=True)
+        score_sequence(benchmark, track, each)
+        for track, each in zip(selection.tracks, runs, strict=True)
     )
-    curves = mean_curves([each.curves for each in sequences])
-    spent = sum(float(trajectory.seconds[1:].sum()) for trajectory in trajectories)
-    num_followed = sum(len(trajectory) - 1 for trajectory in trajectories)
+    measured = benchmark.scoring.pool([each.measured for each in sequences])
     return TrackerScore(
         tracker=tracker,
         fingerprint=fingerprint,
         selection=selection,
-        curves=curves,
-        values={metric.name: metric.read(curves) for metric in benchmark.metrics},
-        fps=num_followed / spent if spent > 0 else float("nan"),
+        measured=measured,
+        values={metric.name: metric.read(measured) for metric in benchmark.metrics},
+        fps=mean_fps([trajectory for each in runs for trajectory in _repetitions(each)]),
         sequences=sequences,
+        setting=setting,
     )
+
+
+def _repetitions(runs: Runs) -> Sequence[Trajectory]:
+    return [runs] if isinstance(runs, Trajectory) else runs
+
+
+def _curves(measured: object) -> Curves:
+    if not isinstance(measured, Curves):
+        raise ValueError(
+            f"success and precision curves expected, the benchmark has {type(measured).__name__}"
+        )
+    return measured

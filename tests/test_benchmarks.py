@@ -12,12 +12,10 @@ from eval_jobs.benchmarks import (
     BENCHMARKS,
     IncompleteResultsError,
     find_benchmark,
-    score_otb,
-    score_visible,
     select,
 )
-from eval_jobs.metrics import AUC
 from eval_jobs.otb_sequences import OTB50, OTB100, OTB2013
+from eval_jobs.scoring import score_otb, score_visible
 
 
 def otb_sequence(
@@ -55,8 +53,8 @@ def test_rows_name_readers_and_metrics() -> None:
     for name, row in BENCHMARKS.items():
         assert row.name == name
         assert row.reader in READERS
-        assert row.metrics[0] is AUC
         assert row.protocol
+        assert bool(row.metrics) == (row.server is None)
 
 
 def test_unknown_benchmark_is_refused_with_the_known_ones() -> None:

@@ -1,9 +1,12 @@
 """Fixtures shared by the tests."""
 
 import dataclasses
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -131,3 +134,116 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     write_manifest(output, manifest)
     return output
+
+
+def write_images(folder: Path, count: int, first: int = 1, digits: int = 8) -> None:
+    """Grey images of 32 x 24 pixels, numbered."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = np.full((24, 32, 3), 90, np.uint8)
+    for number in range(first, first + count):
+        cv2.imwrite(str(folder / f"{number:0{digits}d}.jpg"), image)
+
+
+def make_got10k(root: Path) -> None:
+    for name in ("video_a", "video_b"):
+        folder = root / "train" / name
+        write_images(folder, 3)
+        (folder / "groundtruth.txt").write_text("1.0,2.0,10.0,8.0\n2,2,10,8\n3,2,10,8\n")
+        (folder / "absence.label").write_text("0\n1\n0\n")
+        (folder / "cover.label").write_text("8\n8\n0\n")
+        (folder / "meta_info.ini").write_text("[METAINFO]\nurl: 100%\nobject_class: red fox\n")
+    (root / "train" / "list.txt").write_text("video_b\nvideo_a")
+
+
+def make_coco(root: Path) -> None:
+    write_images(root / "train2017", 2, digits=12)
+    objects = [
+        {"id": 7, "image_id": 2, "category_id": 18, "bbox": [1, 2, 10, 8], "iscrowd": 0},
+        {"id": 8, "image_id": 2, "category_id": 18, "bbox": [0, 0, 30, 20], "iscrowd": 1},
+        {"id": 9, "image_id": 1, "category_id": 1, "bbox": [4.5, 2, 6, 8], "iscrowd": 0},
+    ]
+    content = {
+        "images": [{"id": i, "file_name": f"{i:012d}.jpg"} for i in (1, 2)],
+        "annotations": objects,
+        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
+    }
+    (root / "annotations").mkdir()
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+
+
+def make_otb(root: Path) -> None:
+    write_images(root / "Coke" / "img", 3, digits=4)
+    (root / "Coke" / "groundtruth_rect.txt").write_text("10,10,5,6\r\n11\t10\t5\t6\n0 0  0 0\n")
+    write_images(root / "Jogging" / "img", 2, digits=4)
+    (root / "Jogging" / "groundtruth_rect.1.txt").write_text("1,1,5,6\n2,2,5,6")
+    (root / "Jogging" / "groundtruth_rect.2.txt").write_text("9,9,5,6\n8,8,5,6\n")
+
+
+def make_trackingnet(root: Path) -> None:
+    for number in range(12):
+        chunk, count = root / f"TRAIN_{number}", 11 if number == 3 else 2
+        write_images(chunk / "frames" / f"video{number}_0", count, first=0, digits=1)
+        (chunk / "anno").mkdir()
+        rows = [f"{frame}.5,2,10,8\n" for frame in range(count)]
+        (chunk / "anno" / f"video{number}_0.txt").write_text("".join(rows))
+    write_images(root / "TEST" / "frames" / "hidden_0", 2, first=0, digits=1)
+    (root / "TEST" / "anno").mkdir()
+    (root / "TEST" / "anno" / "hidden_0.txt").write_text("3,4,10,8\n")
+
+
+def make_lasot(root: Path) -> None:
+    for name in ("cat-2", "cat-10", "dog-4", "dog-7"):  # dog-7 is for testing
+        folder = root / name.split("-")[0] / name
+        write_images(folder / "img", 4)
+        (folder / "groundtruth.txt").write_text("3,5,10,8\n4,5,10,8\n0,0,0,0\n5,5,10,8\n")
+        (folder / "full_occlusion.txt").write_text("0,1,0,0")
+        (folder / "out_of_view.txt").write_text("0,0,1,0\n")
+        (folder / "nlp.txt").write_text("a cat\n")
+
+
+def make_vot(root: Path) -> None:
+    write_images(root / "ball" / "color", 3)
+    rows = ["3,4,13,4,13,14,3,14\n", "8.0,4.0,12.0,8.0,8.0,12.0,4.0,8.0\n"]
+    (root / "ball" / "groundtruth.txt").write_text("".join([*rows, rows[0]]))
+    (root / "ball" / "sequence").write_text("channels.color=color/%08d.jpg\nfps=30\nname=ball\n")
+    (root / "ball" / "occlusion.tag").write_text("0\n1\n")
+    (root / "ball" / "size_change.tag").write_text("0\n0\n0\n")
+    (root / "ball" / "practical.value").write_text("0.5\n")
+    write_images(root / "ant", 2)
+    (root / "ant" / "groundtruth.txt").write_text("3,4,10,11\n4,4,10,11\n")
+    (root / "list.txt").write_text("ball\nant\n")
+
+
+def make_own_videos(root: Path) -> None:
+    write_images(root / "walk", 11, digits=1)
+    (root / "walk.txt").write_text("nan,nan,nan,nan\n" + "2 3 10 8\n" * 9 + "0,0,0,0\n")
+    writer = cv2.VideoWriter(str(root / "race.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(3):
+        writer.write(np.full((48, 64, 3), 90, np.uint8))
+    writer.release()
+    (root / "race.1.txt").write_text("2,3,10,8\n" * 3)
+    (root / "race.2.txt").write_text("20,3,10,8\n" * 3)
+
+
+SMALL_DATASETS = {
+    "coco": (make_coco, "train2017"),
+    "got10k": (make_got10k, "train"),
+    "lasot": (make_lasot, "train"),
+    "otb": (make_otb, ""),
+    "own_videos": (make_own_videos, ""),
+    "trackingnet": (make_trackingnet, "train"),
+    "vot": (make_vot, ""),
+}
+
+
+@pytest.fixture
+def make_dataset() -> Callable[[str, Path], str]:
+    """Writes a small folder in a dataset's true layout; gives the split to read."""
+
+    def make(name: str, root: Path) -> str:
+        root.mkdir(exist_ok=True)
+        write, split = SMALL_DATASETS[name]
+        write(root)
+        return split
+
+    return make

@@ -1,19 +1,25 @@
-"""Do our metrics give the numbers of the official code? Prints a line per set of cases.
+"""Do our numbers equal those of the official code? Prints a line per set of cases.
 
-Usage: ``python tests/benchmarks/check_oracles.py ORACLE_FOLDER``, with the folder that holds
-``otb100_real_*.json`` and ``ope_edge_cases_*.json``. Exit code 1 where a number differs.
+Usage: ``python tests/benchmarks/check_oracles.py ORACLE_FOLDER``, with a folder of JSON files, each
+of which names its ``schema``. Exit code 1 where a number differs, 2 where a file is of no known
+schema or there is none. The file `index.json`, which lists the others, is passed over.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from oracle_tracker import check_geometry, check_reset_protocol
+from oracle_vot import check_vot_metrics, check_vot_overlaps
 
+from eval_jobs import server_metrics
 from eval_jobs.metrics import (
     AUC,
+    NORMALIZED_PRECISION_20,
     PRECISION_20,
     SUCCESS_THRESHOLDS,
     Curves,
@@ -53,9 +59,8 @@ def rounding_slack(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float(near.sum()) / (len(truth) * len(SUCCESS_THRESHOLDS))
 
 
-def check_real(path: Path) -> list[str]:
+def check_real(path: Path, oracle: dict[str, Any]) -> list[str]:
     """Public results of real trackers on OTB-100, sequence by sequence and by subset."""
-    oracle = json.loads(path.read_text())
     failures = []
     for tracker, entry in oracle["trackers"].items():
         expected = entry["expected"]["otb_matlab_octave"]
@@ -92,6 +97,9 @@ def check_real(path: Path) -> list[str]:
             )
             if worst > REAL_TOLERANCE:
                 failures.append(f"{path.name} {tracker} {subset}: differs by {worst:.2e}")
+            published = (entry["published"] or {}).get(subset)
+            if published is not None and round(AUC.read(mean), 3) != published:
+                failures.append(f"{path.name} {tracker} {subset}: published as {published}")
     return failures
 
 
@@ -107,26 +115,33 @@ def difference(curves: Curves, expected: dict[str, Any]) -> float:
     return float(worst)
 
 
-def check_edges(path: Path) -> list[str]:
-    """Made-up sequences with every kind of odd row, against the OTB and the LaSOT toolkit."""
+def check_edges(path: Path, oracle: dict[str, Any]) -> list[str]:
+    """Made-up sequences with every kind of odd row, against three toolkits."""
     failures, checked, refused = [], 0, 0
-    for case in json.loads(path.read_text())["sequences"]:
+    for case in oracle["sequences"]:
         predicted, truth = rows(case["pred"]), rows(case["gt"])
         if len(predicted) != len(truth):  # ours is an error; the toolkits cut or fail
             refused += 1
             continue
         absent = np.array(case["absent"] or np.zeros(len(truth)), dtype=bool)
-        computed = {
-            "otb_matlab_octave": otb_curves(predicted, truth),
-            "lasot_matlab_octave": lasot_curves(predicted, truth, absent),
+        worst_of = {
+            "otb_matlab_octave": lambda expected, p=predicted, t=truth: difference(
+                otb_curves(p, t), expected
+            ),
+            "lasot_matlab_octave": lambda expected, p=predicted, t=truth, a=absent: difference(
+                lasot_curves(p, t, a), expected
+            ),
+            "trackingnet_devkit": lambda expected, p=predicted, t=truth: trackingnet_difference(
+                server_metrics.trackingnet_curves(p, t), expected
+            ),
         }
-        for peer, curves in computed.items():
+        for peer, worst_against in worst_of.items():
             expected = case["expected"].get(peer, {"error": "not run"})
             skipped = peer.startswith("otb") and case["name"] == "pred_partial_nan"
             if "error" in expected or skipped:
                 continue
             checked += 1
-            if (worst := difference(curves, expected)) > EDGE_TOLERANCE:
+            if (worst := worst_against(expected)) > EDGE_TOLERANCE:
                 failures.append(f"{path.name} {case['name']} {peer}: differs by {worst:.2e}")
     print(
         f"{path.name}: {checked} (case, toolkit) pairs checked, {len(failures)} differ, "
@@ -135,18 +150,104 @@ def check_edges(path: Path) -> list[str]:
     return failures
 
 
+def trackingnet_difference(
+    curves: server_metrics.TrackingNetCurves, expected: dict[str, float]
+) -> float:
+    """Largest difference of TrackingNet's three numbers, in the server's per cent."""
+    pairs = {
+        "success_auc_x100": server_metrics.TRACKINGNET_AUC,
+        "precision_auc_0_50_x100": server_metrics.TRACKINGNET_PRECISION,
+        "norm_precision_auc_0_05_x100": server_metrics.TRACKINGNET_NORMALIZED_PRECISION,
+    }
+    return max(abs(100 * metric.read(curves) - expected[key]) for key, metric in pairs.items())
+
+
+def check_lasot(path: Path, oracle: dict[str, Any]) -> list[str]:
+    """Real annotations of LaSOT with made-up predictions, by sequence and on average."""
+    failures, curves = [], []
+    for case in oracle["sequences"]:
+        absent = np.array(case["absent"], dtype=bool)
+        curves.append(lasot_curves(rows(case["pred"]), rows(case["gt"]), absent))
+        worst = difference(curves[-1], case["expected"]["lasot_matlab_octave"])
+        if worst > EDGE_TOLERANCE:
+            failures.append(f"{path.name} {case['name']}: differs by {worst:.2e}")
+    mean, expected = mean_curves(curves), oracle["aggregate"]["lasot_matlab_octave"]
+    pairs = {
+        "success_auc": AUC,
+        "precision_20": PRECISION_20,
+        "norm_precision_020": NORMALIZED_PRECISION_20,
+    }
+    for key, metric in pairs.items():
+        if (worst := abs(metric.read(mean) - expected[key])) > EDGE_TOLERANCE:
+            failures.append(f"{path.name} mean {key}: differs by {worst:.2e}")
+    print(f"{path.name}: {len(curves)} sequences and their mean, {len(failures)} differ")
+    return failures
+
+
+def check_got10k(path: Path, oracle: dict[str, Any]) -> list[str]:
+    """GOT-10k's AO and SR of trackers with one run and with several."""
+    failures, checked = [], 0
+    for tracker, expected in oracle["expected"]["got10k_pypi_0.1.3"].items():
+        parts = {
+            case["name"]: server_metrics.pool_overlaps(
+                [
+                    server_metrics.got10k_overlaps(
+                        rows(run),
+                        rows(case["gt"]),
+                        np.array(case["cover"]) > 0,
+                        tuple(case["image_size"]),
+                    )
+                    for run in case["pred"][tracker]
+                ]
+            )
+            for case in oracle["sequences"]
+        }
+        whole = server_metrics.pool_overlaps(list(parts.values()))
+        pairs = [("overall", whole, expected["overall"])]
+        pairs += [(name, parts[name], values) for name, values in expected["per_sequence"].items()]
+        names = {
+            "ao": server_metrics.AO,
+            "sr_050": server_metrics.SR_50,
+            "sr_075": server_metrics.SR_75,
+        }
+        for name, frames, values in pairs:
+            for key in names.keys() & values.keys():
+                checked += 1
+                if (worst := abs(names[key].read(frames) - values[key])) > EDGE_TOLERANCE:
+                    failures.append(f"{path.name} {tracker} {name} {key}: differs by {worst:.2e}")
+    print(f"{path.name}: {checked} numbers checked, {len(failures)} differ")
+    return failures
+
+
+CHECKS: dict[str, Callable[[Path, dict[str, Any]], list[str]]] = {
+    "got10k-oracle/1": check_got10k,
+    "lasot-real-gt-oracle/1": check_lasot,
+    "otb100-real-oracle/1": check_real,
+    "tracker-geometry-oracle/1": check_geometry,
+    "tracking-ope-oracle/1": check_edges,
+    "vot-ar-eao-oracle/1": check_vot_metrics,
+    "vot-overlap-oracle/1": check_vot_overlaps,
+    "vot-reset-protocol-oracle/1": check_reset_protocol,
+}
+"""What checks a file of each schema, and gives a line per difference."""
+
+
 def main() -> int:
     """Checks every file of the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("oracle_folder", type=Path)
     folder = parser.parse_args().oracle_folder
-    real = sorted(folder.glob("otb100_real_*.json"))
-    edges = sorted(folder.glob("ope_edge_cases_*.json"))
-    if not real and not edges:
-        print(f"{folder}: no otb100_real_*.json and no ope_edge_cases_*.json here")
+    paths = sorted(path for path in folder.glob("*.json") if path.name != "index.json")
+    if not paths:
+        print(f"{folder}: JSON files expected, there are none here")
         return 2
-    failures = [line for path in real for line in check_real(path)]
-    failures += [line for path in edges for line in check_edges(path)]
+    failures = []
+    for path in paths:
+        oracle = json.loads(path.read_text())
+        if oracle.get("schema") not in CHECKS:
+            print(f"{path}: one of the schemas {', '.join(CHECKS)} expected")
+            return 2
+        failures += CHECKS[oracle["schema"]](path, oracle)
     print("\n".join(failures) or "all numbers agree")
     return 1 if failures else 0
 

@@ -85,7 +85,7 @@ def surface(rng: Generator, look: Look) -> UInt8[ndarray, "side side 3"]:
 
 def wave(count: int, rng: Generator) -> Float[ndarray, "frames"]:
     """A smooth curve within [-1, 1]: the mean of three slow sines."""
-    periods, phases = rng.uniform(25, 90, 3), rng.uniform(0, 2 * np.pi, 3)
+    periods, phases = rng.uniform(50, 150, 3), rng.uniform(0, 2 * np.pi, 3)
     return np.sin(2 * np.pi * np.arange(count)[:, None] / periods + phases).mean(axis=1)
 
 

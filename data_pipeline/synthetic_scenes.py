@@ -68,7 +68,7 @@ class SyntheticConfig:
     max_distractors: int = 6
     """Most look-alikes of its target in a video."""
 
-    occluder_probability: float = 0.5
+    occluder_probability: float = 0.4
     """Share of videos in which something passes in front of the target."""
 
     background_contrast: float = 0.55
@@ -135,7 +135,7 @@ def render_video(
     # Whoever starts beside the target stays behind it: the first frame must show the target.
     starts = [item.outlines[0].mean(axis=0) for item in rivals]
     distances = [float(np.hypot(*(start - path[0]))) for start in starts]
-    is_in_front = [d > 1.5 * size_px and rng.random() < 0.5 for d in distances]
+    is_in_front = [d > 1.5 * size_px and rng.random() < 0.25 for d in distances]
     behind = [item for item, front in zip(rivals, is_in_front, strict=True) if not front]
     in_front = [item for item, front in zip(rivals, is_in_front, strict=True) if front]
     if rng.random() < config.occluder_probability:
@@ -183,7 +183,7 @@ def _distractor(
     meeting, width = rng.uniform(0, count), rng.uniform(4, 10)
     nearness = np.exp(-(((np.arange(count) - meeting) / width) ** 2))[:, None]
     angle = rng.uniform(0, 2 * np.pi) + rng.uniform(-2, 2) * wave(count, rng)
-    distance = rng.uniform(0.7, 1.4) * (target_size_px + size_px) / 2
+    distance = rng.uniform(1.0, 1.7) * (target_size_px + size_px) / 2
     beside = target_path + distance * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return place(surface(rng, own_look), outlines, axes, path * (1 - nearness) + beside * nearness)
 

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import sys
 import time
 import typing
 from collections.abc import Mapping, Sequence
@@ -172,7 +173,8 @@ class RunLog:
                 uri, config.experiment, config.artifact_location
             )
             if run_id is None:
-                run = client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
+                source = {"mlflow.source.name": Path(sys.argv[0]).name}
+                run = client.create_run(experiment_id, tags={**source, **tags}, run_name=run_name)
             else:
                 client.update_run(run_id, status="RUNNING")
                 run = client.get_run(run_id)

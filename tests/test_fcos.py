@@ -123,6 +123,23 @@ def test_plain_mean_of_the_scores_loss() -> None:
     assert float(fcos.losses(outputs, labels)["cls"]) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize(("present", "num_worst"), [(True, 42), (False, 32)])
+def test_only_the_worst_cells_outside_count(present: bool, num_worst: int) -> None:
+    """Two for each of the 21 cells inside the box; for 16 where there is no target."""
+    fcos = Fcos(replace(FCOS.config, negatives_per_positive=2.0))
+    labels = label(BOX, present)
+    scores = torch.rand((1, 1, 33, 33), generator=torch.Generator().manual_seed(0))
+    scores.requires_grad_()
+    found = fcos.losses({"cls": scores}, labels)["cls"]
+
+    error = ((scores - labels.centerness) ** 2).detach()
+    worst = error[labels.inside == 0].sort(descending=True).values[:num_worst]
+    inside = error[labels.inside == 1].mean() if present else 0.0
+    assert float(found.detach()) == pytest.approx(float(2.0 * (inside + worst.mean())))
+    (gradient,) = torch.autograd.grad(found.sum(), scores)
+    assert int((gradient[labels.inside == 0] != 0).sum()) == num_worst
+
+
 def test_an_absent_target_is_background_everywhere() -> None:
     outputs, labels = random_outputs(), label(BOX, present=False)
     assert labels.inside.sum() == labels.central.sum() == labels.centerness.sum() == 0
@@ -148,6 +165,8 @@ def test_each_image_has_its_own_loss_and_each_branch_its_own_entry() -> None:
         ({"central_fraction": 0.0}, r"central_fraction must be in \(0, 1\], got 0.0"),
         ({"distance_std_px": 0.0}, "distance_std_px must be positive"),
         ({"reg_weight": 0.0}, "loss weights must be positive"),
+        ({"negatives_per_positive": 0.0}, "negatives_per_positive must be positive, got 0.0"),
+        ({"negatives_per_positive": 3.0, "balance_cells": False}, "needs balance_cells"),
     ],
 )
 def test_config_refuses(changes: dict[str, float], message: str) -> None:

@@ -15,6 +15,10 @@ from meta_train.detectors.cells import at_least_float32, cell_centers, masked_me
 from meta_train.detectors.network import NetworkConfig, Outputs
 
 
+_FEWEST_POSITIVES = 16
+"""An image with fewer cells inside, or without a target, is still given negatives as for these."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FcosConfig:
     """FCOS-MAML."""
@@ -40,6 +44,10 @@ class FcosConfig:
     Not in the paper: with a plain mean, predicting nothing anywhere costs almost nothing, since
     only one cell in twenty is inside."""
 
+    negatives_per_positive: float | None = None
+    """Of the cells outside the box, only the worst count, this many for each inside: where nearly
+    all are easy, look-alikes drown in a mean over all. None: all count. Not in the paper."""
+
     cls_weight: float = 2.0
     """Factor of the score's loss; it scales the branch's inner steps, as the rates do."""
 
@@ -51,6 +59,13 @@ class FcosConfig:
             raise ValueError(f"central_fraction must be in (0, 1], got {self.central_fraction}")
         if self.distance_std_px <= 0:
             raise ValueError(f"distance_std_px must be positive, got {self.distance_std_px}")
+        if self.negatives_per_positive is not None:
+            if not self.balance_cells:
+                raise ValueError("negatives_per_positive needs balance_cells, which is off")
+            if self.negatives_per_positive <= 0:
+                raise ValueError(
+                    f"negatives_per_positive must be positive, got {self.negatives_per_positive}"
+                )
         if self.cls_weight <= 0 or self.reg_weight <= 0:
             raise ValueError(
                 f"loss weights must be positive, got cls {self.cls_weight}, reg {self.reg_weight}"
@@ -128,7 +143,11 @@ class Fcos:
         error = (scores - labels.centerness) ** 2
         if not self.config.balance_cells:
             return error.mean(dim=(1, 2, 3))
-        return masked_mean(error, labels.inside) + masked_mean(error, 1 - labels.inside)
+        outside = 1 - labels.inside
+        if self.config.negatives_per_positive is not None:
+            positives = labels.inside.sum(dim=(1, 2, 3)).clamp(min=_FEWEST_POSITIVES)
+            outside = _worst(error, outside, self.config.negatives_per_positive * positives)
+        return masked_mean(error, labels.inside) + masked_mean(error, outside)
 
     def decode(self, outputs: Outputs) -> tuple[Float[Tensor, "N L 4"], Float[Tensor, "N L"]]:
         """Each cell's box in the crop (xyxy, pixels) and its raw score, the centerness."""
@@ -144,3 +163,14 @@ def _min_over_max(pair: Float[Tensor, "N 2 33 33"]) -> Float[Tensor, "N 33 33"]:
     """min / max of two opposite distances; negative outside the box."""
     largest = pair.amax(dim=1)
     return pair.amin(dim=1) / torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def _worst(
+    values: Float[Tensor, "N 1 33 33"],
+    mask: Float[Tensor, "N 1 33 33"],
+    count: Float[Tensor, "N"],
+) -> Float[Tensor, "N 1 33 33"]:
+    """The part of a mask under which the values are each image's ``count`` largest."""
+    masked = torch.where(mask > 0, values.detach(), -1.0).flatten(1)
+    rank = masked.argsort(dim=1, descending=True).argsort(dim=1)
+    return (rank < count.unsqueeze(1)).view_as(mask) * mask

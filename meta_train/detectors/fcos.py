@@ -14,7 +14,6 @@ from meta_train.detectors.backbone import Branch
 from meta_train.detectors.cells import at_least_float32, cell_centers, masked_mean
 from meta_train.detectors.network import NetworkConfig, Outputs
 
-
 _FEWEST_POSITIVES = 16
 """An image with fewer cells inside, or without a target, is still given negatives as for these."""
 

@@ -160,7 +160,7 @@ def run(
             _write(storage, run_id, _INIT_FILE, init_from.encode())
     manifest = read_manifest(train.shards)
     _require_held_out(config.evaluation, train)
-    run_log = _open_run_log(
+    run_log = open_run_log(
         config, train, storage, run_id, manifest.fingerprint, tags or {}, params or {}
     )
     status: Literal["FINISHED", "FAILED"] = "FAILED"
@@ -173,7 +173,7 @@ def run(
             init_from=init_from,
             callbacks=callbacks,
         )
-        _log_adaptation(run_log, train, result)
+        log_adaptation(run_log, train, result)
         scores = _evaluate(config, train, storage, result, run_log)
         status = "FINISHED"
     finally:
@@ -210,7 +210,7 @@ def _require_held_out(evaluation: EvaluationConfig, train: TrainConfig) -> None:
         require_disjoint(read_index(train.shards)["video"].unique().to_pylist(), selection)
 
 
-def _open_run_log(
+def open_run_log(
     config: PipelineConfig,
     train: TrainConfig,
     storage: str,
@@ -264,7 +264,7 @@ def _write(storage: str, run_id: str, name: str, content: bytes) -> None:
         stream.write(content)
 
 
-def _log_adaptation(run_log: RunLog, train: TrainConfig, result: TrainResult) -> None:
+def log_adaptation(run_log: RunLog, train: TrainConfig, result: TrainResult) -> None:
     """Losses by inner step and score maps of the best checkpoint."""
     if not any(name.startswith("val/iou_") for name in result.metrics):
         return
@@ -276,7 +276,7 @@ def _log_adaptation(run_log: RunLog, train: TrainConfig, result: TrainResult) ->
     run_log.log_figure(figure, "plots/score_maps.png")
 
 
-def _tracker_name(train: TrainConfig) -> str:
+def tracker_name(train: TrainConfig) -> str:
     """FCOS-MAML, or FCOS baseline: the same in all runs, so that their metrics compare."""
     detector = train.detector.kind.upper()
     return f"{detector}-MAML" if train.outer_loop.method == "maml" else f"{detector} baseline"
@@ -295,7 +295,7 @@ def _evaluate(
             Path(result.best),
             evaluation.tracker,
             evaluation.phases,
-            name=_tracker_name(train),
+            name=tracker_name(train),
             device=evaluation.device,
         )
     ]

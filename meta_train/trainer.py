@@ -11,18 +11,20 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
 import torch
 
-from data_pipeline.storage import open_folder
+from data_pipeline.storage import atomic_output, open_folder
+from meta_train.placement import require_room
 from meta_train.run_log import RunHandle, RunLog
 from meta_train.train_config import TrainConfig, from_json, resolved, to_json
+from meta_train.trained_runs import TrainResult as TrainResult
+from meta_train.trained_runs import keep_result
 from meta_train.worker import Metrics, Rim, train
 
 logger = logging.getLogger(__name__)
@@ -34,23 +36,6 @@ _NOT_VALIDATED = 1e9  # ranks behind every checkpoint that was
 
 class UnknownRunError(ValueError):
     """There is no run of this id to resume."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a finished run left."""
-
-    run_id: str
-    """Its name."""
-
-    best: str
-    """Folder of the checkpoint with the lowest held-out query loss after adaptation."""
-
-    last: str
-    """Folder of the checkpoint after the last outer step."""
-
-    metrics: Metrics
-    """The best checkpoint's validation."""
 
 
 def new_run_id(name: str) -> str:
@@ -69,8 +54,17 @@ def create_run(config: TrainConfig, storage: str, run_id: str) -> TrainConfig:
     path = f"{root}/{run_id}/{_CONFIG_FILE}"
     if filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound:
         raise ValueError(f"{storage}/{run_id}: a run of this id exists; resume it or take another")
-    filesystem.create_dir(f"{root}/{run_id}", recursive=True)
-    with filesystem.open_output_stream(path) as stream:
+    return replan_run(config, storage, run_id)
+
+
+def replan_run(config: TrainConfig, storage: str, run_id: str) -> TrainConfig:
+    """Writes a run's config, also over that of an unfinished run that is to go on elsewhere.
+
+    For the caller who knows that the two differ only in where they run and where their data lie.
+    """
+    config = resolved(config)
+    filesystem, root = open_folder(storage)
+    with atomic_output(filesystem, f"{root}/{run_id}/{_CONFIG_FILE}") as stream:
         stream.write(to_json(config).encode())
     return config
 
@@ -102,6 +96,7 @@ def fit(
     run_log: RunHandle | None = None,
     init_from: str | None = None,
     callbacks: tuple[Any, ...] = (),
+    judge: Callable[[Path], Metrics] | None = None,
 ) -> TrainResult:
     """Meta-trains on the Ray cluster that this process is connected to, or goes on where it was.
 
@@ -113,8 +108,11 @@ def fit(
         init_from: a checkpoint of another run to start from: the absolute path, or URI, of a folder
             that every node reaches.
         callbacks: for Ray Train's controller (Tune's report callback, for one).
+        judge: measures the checkpoint of each validation, whose folder it takes, on rank 0; its
+            numbers are reported with the validation's. It must pickle.
 
     Raises:
+        ValueError: the cluster can never place the workers that the config asks for.
         ray.train.TrainingFailedError: the workers failed more often than the config allows.
     """
     # A checkpoint counts only after the controller's next poll; two seconds lose too much.
@@ -123,6 +121,7 @@ def fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     scaling = config.scaling
+    require_room(scaling)
     threads = str(scaling.cpus_per_worker)
     trainer = TorchTrainer(
         _run_worker,
@@ -130,6 +129,7 @@ def fit(
             "config": to_json(config),
             "run_log": run_log,
             "init_from": init_from,
+            "judge": judge,
             "title": run_id,
             "shows_bar": sys.stderr.isatty(),
         },
@@ -156,12 +156,14 @@ def fit(
     if result.error is not None:
         raise result.error
     best = min(result.best_checkpoints, key=lambda pair: float(pair[1].get(_SCORE, _NOT_VALIDATED)))
-    return TrainResult(
+    left = TrainResult(
         run_id=run_id,
         best=_copy(best[0], storage, run_id, "best"),
         last=_copy(result.checkpoint, storage, run_id, "last"),
         metrics={key: float(value) for key, value in best[1].items()},
     )
+    keep_result(config, storage, left, init_from)
+    return left
 
 
 @contextmanager
@@ -207,6 +209,11 @@ def _run_worker(arguments: dict[str, Any]) -> None:
             run_log.log_metrics(values, iteration)
 
     def report(metrics: Metrics, folder: Path | None) -> None:
+        judge = arguments["judge"]
+        if judge and folder and "val/query_loss_ratio" in metrics:
+            judged = judge(folder)
+            log(judged, int(metrics["iteration"]))
+            metrics = metrics | judged
         score = metrics.get(f"val/query_loss_{config.inner_loop.num_steps}", _NOT_VALIDATED)
         if not math.isfinite(score):
             logger.warning("the held-out loss is %s: this checkpoint cannot be the best", score)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from eval_jobs.report import Row
 from search_spaces.study import Measure, Study
-from search_spaces.tune_trials import TrialResult
+from search_spaces.trial_run import TrialResult
 
 LOCAL_MLFLOW_UI = "http://127.0.0.1:5000"
 """Where a bare ``mlflow ui`` answers."""

@@ -1,10 +1,14 @@
 """What a study will run, in which order, and what that costs; nothing is started."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.report import Row, text_table
 from search_spaces.study import Study, Trial, trials
-from search_spaces.tune_trials import absolute_storage, finished
+from search_spaces.training import absolute_storage, find_trained
+from search_spaces.trial_run import finished
+from search_spaces.tune_trials import grouped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,25 +16,41 @@ class Cost:
     """Seconds of one core, measured with two trials at a time on two cores; elsewhere a guide."""
 
     fixed_seconds: float
-    """Of a trial, whatever it does: processes, imports, first weights, plots, logging."""
+    """Of a training, whatever it does: processes, imports, first weights, plots, logging."""
 
     pair_seconds: float
     """Of a training pair in first order."""
+
+    baseline_pair_seconds: float
+    """Of a training pair without an inner loop."""
 
     validation_pair_seconds: float
     """Of a validation pair."""
 
     frame_seconds: float
+    """Of a tracked frame without online updating."""
+
+    updated_frame_seconds: float
     """Of a tracked frame with online updating."""
 
 
 SLIM_NETWORK = Cost(
-    fixed_seconds=45.0, pair_seconds=0.17, validation_pair_seconds=0.17, frame_seconds=0.08
+    fixed_seconds=45.0,
+    pair_seconds=0.17,
+    baseline_pair_seconds=0.07,
+    validation_pair_seconds=0.17,
+    frame_seconds=0.03,
+    updated_frame_seconds=0.08,
 )
 """The quickstart's."""
 
 FULL_NETWORK = Cost(
-    fixed_seconds=45.0, pair_seconds=0.35, validation_pair_seconds=0.3, frame_seconds=0.25
+    fixed_seconds=45.0,
+    pair_seconds=0.35,
+    baseline_pair_seconds=0.15,
+    validation_pair_seconds=0.3,
+    frame_seconds=0.1,
+    updated_frame_seconds=0.25,
 )
 """A whole ResNet-18 with heads of 32 channels; extrapolated, not measured in a study."""
 
@@ -38,20 +58,40 @@ SECOND_ORDER_FACTOR = 2.0
 """A pair in second order costs about so many in first order."""
 
 
-def trial_seconds(trial: Trial, cost: Cost) -> float:
-    """What a trial costs in CPU-seconds, roughly."""
-    config = trial.variant.config
-    outer, validation = config.train.outer_loop, config.train.validation
+def cost_of(config: PipelineConfig) -> Cost:
+    """What its network costs."""
+    width = config.train.detector.network.backbone.width
+    return SLIM_NETWORK if width < 64 else FULL_NETWORK
+
+
+def training_seconds(config: PipelineConfig) -> float:
+    """What its training costs in CPU-seconds, roughly."""
+    cost, outer, validation = cost_of(config), config.train.outer_loop, config.train.validation
     second = max(0, outer.num_epochs - outer.second_order_from_epoch)
     epochs = outer.num_epochs - second + SECOND_ORDER_FACTOR * second
-    pairs = epochs * outer.iterations_per_epoch * outer.batch_pairs
+    pair_seconds = cost.pair_seconds
+    if outer.method == "baseline":
+        epochs, pair_seconds = outer.num_epochs, cost.baseline_pair_seconds
     num_validations = -(-outer.num_epochs // validation.every_epochs)
     return (
         cost.fixed_seconds
-        + cost.pair_seconds * pairs
+        + pair_seconds * epochs * outer.iterations_per_epoch * outer.batch_pairs
         + cost.validation_pair_seconds * validation.num_pairs * num_validations
-        + cost.frame_seconds * trial.num_frames * len(config.evaluation.phases)
     )
+
+
+def tracking_seconds(trial: Trial) -> float:
+    """What its tracking costs in CPU-seconds, roughly, choosing a constant rate included."""
+    config, sequences = trial.variant.config, trial.sequences
+    cost, phases = cost_of(config), config.evaluation.phases
+    per_frame = dict.fromkeys(phases, cost.frame_seconds)
+    if config.evaluation.tracker.update_interval_frames is not None and "online" in phases:
+        per_frame["online"] = cost.updated_frame_seconds
+    seconds = sum(per_frame.values()) * sum(sequences.report.frames.values())
+    if trial.variant.constant_rates and sequences.tuning is not None:
+        frames = sum(sequences.tuning.frames.values())
+        seconds += len(trial.variant.constant_rates) * frames * cost.frame_seconds
+    return seconds
 
 
 def plan_text(study: Study) -> str:
@@ -62,41 +102,67 @@ def plan_text(study: Study) -> str:
     """
     found = trials(study)
     storage = absolute_storage(study.variants[0].config.storage)
-    is_finished = [finished(storage, trial.trial_id) is not None for trial in found]
-    costs = [trial_seconds(trial, _cost(trial)) for trial in found]
-    left = sum(cost for cost, ended in zip(costs, is_finished, strict=True) if not ended)
-    rows = [
-        _row(order, trial, cost, ended)
-        for order, (trial, cost, ended) in enumerate(
-            zip(found, costs, is_finished, strict=True), start=1
-        )
-    ]
-    scaling = found[0].variant.config.train.scaling
-    devices = f"{scaling.num_workers} x {scaling.cpus_per_worker} CPUs"
-    if scaling.use_gpu:
-        devices += " and a GPU each: GPU-hours were not measured, the pairs tell the proportions"
+    ended = {trial.trial_id for trial in found if finished(storage, trial.trial_id) is not None}
+    rows, left, num_trainings, order = [], 0.0, 0, 0
+    for group in grouped(found):
+        training, state = _training(group, ended)
+        num_trainings += training > 0
+        for trial in group:
+            order += 1
+            seconds = 0.0 if trial.trial_id in ended else training + tracking_seconds(trial)
+            rows.append(_row(order, trial, seconds, _state(trial, ended, state)))
+            left += seconds
+            if seconds:
+                training, state = 0.0, "to run, on the training above"
+    sequences = dict.fromkeys(trial.sequences.text for trial in found)
     return (
         text_table(rows, study.title)
-        + f"To run: {is_finished.count(False)} of {len(found)} trials, about {left / 60:.0f} "
-        f"CPU-minutes ({left / 3600:.1f} CPU-hours). A trial trains on {devices}."
+        + "\n".join(sequences)
+        + f"\nTo run: {len(found) - len(ended)} of {len(found)} trials on {num_trainings} "
+        f"trainings, {cost_text(left, found[0].variant.config)}"
     )
 
 
-def _cost(trial: Trial) -> Cost:
-    width = trial.variant.config.train.detector.network.backbone.width
-    return SLIM_NETWORK if width < 64 else FULL_NETWORK
+def cost_text(seconds: float, config: PipelineConfig) -> str:
+    """A sum of seconds in words, and what a training takes up."""
+    scaling = config.train.scaling
+    devices = f"{scaling.num_workers} x {scaling.cpus_per_worker} CPUs"
+    amount = f"about {seconds / 60:.0f} CPU-minutes ({seconds / 3600:.1f} CPU-hours), estimated"
+    if scaling.use_gpu:
+        devices += " and a GPU each"
+        amount += "; GPU-hours were not measured, at most as many where a GPU outruns a core"
+    return f"{amount}. A training takes {devices}."
 
 
-def _row(order: int, trial: Trial, seconds: float, ended: bool) -> Row:
-    variant = trial.variant
+def _training(group: Sequence[Trial], ended: set[str]) -> tuple[float, str]:
+    """What a group's training still costs, and what is said of its first trial."""
+    variant = group[0].variant
+    if all(trial.trial_id in ended for trial in group):
+        return 0.0, "finished"
+    if variant.checkpoint:
+        return 0.0, "to run, on the checkpoint given"
+    known = find_trained(variant.config)
+    if known is not None:
+        return 0.0, f"to run, on {known.run_id}"
+    return training_seconds(variant.config), "to train and run"
+
+
+def _state(trial: Trial, ended: set[str], otherwise: str) -> str:
+    return "finished" if trial.trial_id in ended else otherwise
+
+
+def _row(order: int, trial: Trial, seconds: float, state: str) -> Row:
+    variant, sequences = trial.variant, trial.sequences
     outer = variant.config.train.outer_loop
+    tuning = 0 if sequences.tuning is None else sum(sequences.tuning.frames.values())
     return {
         "order": order,
         "trial": trial.trial_id,
         **{name: str(value) for name, value in variant.params.items()},
         "seed": variant.seed,
-        "pairs": outer.num_iterations * outer.batch_pairs,
-        "frames": trial.num_frames * len(variant.config.evaluation.phases),
-        "CPU-minutes": round(seconds / 60, 1),
-        "state": "finished" if ended else "to run",
+        "pairs": 0 if variant.checkpoint else outer.num_iterations * outer.batch_pairs,
+        "frames": sum(sequences.report.frames.values()) * len(variant.config.evaluation.phases)
+        + tuning * len(variant.constant_rates),
+        "CPU-minutes": f"{seconds / 60:.1f}",
+        "state": state,
     }

@@ -2,7 +2,8 @@
 
 A trial trains and evaluates one variant. Its id names study, cell and seed and ends in a digest of
 all that its numbers depend on, so the same variant has the same id whenever it is run: a study that
-was killed goes on, and a finished trial serves every later study of the same name.
+was killed goes on, and no finished trial is run again. Trials that differ only in how they track
+share one training, and so do studies.
 """
 
 import hashlib
@@ -14,11 +15,15 @@ from typing import Generic, TypeVar
 
 from data_pipeline.manifest import read_manifest
 from data_pipeline.readers.synthetic import fingerprint as synthetic_fingerprint
+from data_pipeline.shards import read_index
 from eval_jobs.benchmarks import find_benchmark, select
+from eval_jobs.held_out import require_disjoint
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.tracker_specs import TRACKER_VERSION
+from meta_train.checkpoint import content_digest
 from meta_train.run_log import flatten_config
 from meta_train.train_config import fingerprint
+from search_spaces.sequence_parts import StudySequences, TuningConfig, study_sequences
 
 Choice = TypeVar("Choice")
 
@@ -39,6 +44,10 @@ class Cell(Generic[Choice]):
     published: Published = field(default_factory=dict)
     """What the paper measured for it."""
 
+    constant_rates: tuple[float, ...] = ()
+    """Inner-loop rates to try while tracking, in place of the checkpoint's own: the one that is
+    best on the tuning sequences is reported on. None: the checkpoint's own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -58,6 +67,13 @@ class Variant:
 
     published: Published = field(default_factory=dict)
     """What the paper measured for the cell."""
+
+    constant_rates: tuple[float, ...] = ()
+    """As its cell's."""
+
+    checkpoint: str = ""
+    """Folder of a trained detector to take as it is; empty: the config's is trained, or found
+    among the storage's finished runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +106,9 @@ class Study:
     measures: tuple[Measure, ...]
     """The table's columns."""
 
+    tuning: TuningConfig | None = None
+    """The sequences by which it chooses; None where it chooses nothing, and reports on all."""
+
     def __post_init__(self) -> None:
         if not self.variants or not self.measures:
             raise ValueError(
@@ -100,6 +119,11 @@ class Study:
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
             raise ValueError(f"study {self.name!r} has these cells and seeds twice: {twice}")
+        if self.tuning is None and any(variant.constant_rates for variant in self.variants):
+            raise ValueError(
+                f"study {self.name!r} chooses constant rates, so it needs tuning sequences: set "
+                "tuning"
+            )
         homes = {(variant.config.storage, variant.config.mlflow) for variant in self.variants}
         if len(homes) > 1:
             raise ValueError(
@@ -117,6 +141,8 @@ def grid(
     configure: Callable[[Choice, PipelineConfig], PipelineConfig],
     base: PipelineConfig,
     seeds: Sequence[int],
+    *,
+    checkpoint: str = "",
 ) -> tuple[Variant, ...]:
     """Every cell with every seed; the first seed of all cells comes first.
 
@@ -127,6 +153,7 @@ def grid(
         configure: makes a complete config from a choice and the base.
         base: what all cells share.
         seeds: at least one.
+        checkpoint: a trained detector for all cells; empty: each trains its own.
 
     Raises:
         ValueError: there is nothing to try, or a choice makes an invalid config: it names each.
@@ -154,6 +181,8 @@ def grid(
             params=flatten_config(cell.choice),
             config=_seeded(configs[cell.name], seed),
             published=cell.published,
+            constant_rates=cell.constant_rates,
+            checkpoint=checkpoint,
         )
         for seed in seeds
         for cell in cells
@@ -165,13 +194,17 @@ class Trial:
     """A variant that was checked, with its id."""
 
     trial_id: str
-    """Also its run id, its run's name in MLflow and its folder in the storage."""
+    """Also its run's name in MLflow and its folder in the storage."""
 
     variant: Variant
     """What it runs."""
 
-    num_frames: int
-    """Frames of the sequences that it tracks, in each phase."""
+    training: str
+    """Fingerprint of what it trains, or a digest of its checkpoint; trials that share it share the
+    training."""
+
+    sequences: StudySequences
+    """What it runs on."""
 
 
 def trials(study: Study) -> list[Trial]:
@@ -179,24 +212,50 @@ def trials(study: Study) -> list[Trial]:
 
     Raises:
         ValueError: a variant has no data, or nothing to be evaluated on; `ShardError`,
-            `DatasetError` and `IncompleteResultsError` are such, and say what to do.
+            `DatasetError`, `CheckpointError`, `IncompleteResultsError` and
+            `ContaminatedTrainingError` are such, and say what to do.
     """
-    looked_at: dict[str, tuple[str, str, int]] = {}
+    _require_reported(study)
+    looked_at: dict[str, tuple[str, StudySequences]] = {}
     found = []
     for variant in study.variants:
-        key = json.dumps(_data_key(variant.config), default=str)
+        key = json.dumps([variant.checkpoint, _data_key(variant.config)], default=str)
         if key not in looked_at:
-            looked_at[key] = _look_at_data(variant.config)
-        shards, sequences, num_frames = looked_at[key]
-        digest = _digest(variant.config, shards, sequences)
+            looked_at[key] = _look_at_data(variant, study.tuning)
+        data, sequences = looked_at[key]
+        training = fingerprint(variant.config.train, data)
+        if variant.checkpoint:
+            training = content_digest(variant.checkpoint)
+        digest = _digest(variant, training, sequences)
         found.append(
             Trial(
                 trial_id=f"{study.name}-{variant.cell}-seed{variant.seed}-{digest}",
                 variant=variant,
-                num_frames=num_frames,
+                training=training,
+                sequences=sequences,
             )
         )
     return found
+
+
+def _require_reported(study: Study) -> None:
+    """Every measure must be one that trials of this study report."""
+    evaluations = [variant.config.evaluation for variant in study.variants]
+    phases = dict.fromkeys(phase for each in evaluations for phase in each.phases)
+    metrics = dict.fromkeys(
+        metric.name for each in evaluations for metric in find_benchmark(each.benchmark).metrics
+    )
+    known = [f"{phase}/{name}" for phase in ("tracking", *phases) for name in (*metrics, "fps")]
+    unknown = [
+        measure.name
+        for measure in study.measures
+        if measure.name not in known and not measure.name.startswith("val/")
+    ]
+    if unknown:
+        raise ValueError(
+            f"study {study.name!r} compares by {unknown}, which no trial reports; they report "
+            f"{', '.join(known)} and the validation's val/..."
+        )
 
 
 def study_id(study: Study, found: Sequence[Trial]) -> str:
@@ -220,47 +279,49 @@ def _data_key(config: PipelineConfig) -> list[object]:
     ]
 
 
-def _look_at_data(config: PipelineConfig) -> tuple[str, str, int]:
-    """Fingerprints of the shards and of the sequences, and the sequences' frames in all."""
-    evaluation, videos = config.evaluation, config.synthetic
-    benchmark = find_benchmark(evaluation.benchmark)
-    shards = ""
-    if config.train.shards:
-        shards = read_manifest(config.train.shards).fingerprint
-    elif videos is not None:
-        shards = synthetic_fingerprint(videos)
-    else:
+def _look_at_data(variant: Variant, tuning: TuningConfig | None) -> tuple[str, StudySequences]:
+    """Fingerprint of the shards, empty where none are needed, and the sequences."""
+    config = variant.config
+    shards, videos = config.train.shards, config.synthetic
+    if not (variant.checkpoint or shards or videos):
         raise ValueError(
             "train.shards: the folder of preprocessed crops is not set; make one with "
             "data_pipeline/preprocess.py"
         )
-    if evaluation.folder:
-        selection = select(
-            benchmark,
-            Path(evaluation.folder).absolute(),
-            partial=evaluation.partial,
-            max_sequences=evaluation.max_sequences,
-            max_frames=evaluation.max_frames,
-        )
-        lengths = {track.name: len(track) for track in selection.tracks}
-        return shards, json.dumps(lengths), sum(lengths.values())
-    if videos is None or config.train.shards:
-        raise ValueError(
-            "evaluation.folder: a study compares trackers on a benchmark, so it needs the folder "
-            f"of {benchmark.title}'s sequences; it is not set"
-        )
-    num_videos = min(videos.num_val_videos, evaluation.max_sequences or videos.num_val_videos)
-    length = min(videos.frames_per_video, evaluation.max_frames or videos.frames_per_video)
-    return shards, f"synthetic {num_videos} x {length}", num_videos * length
+    data = "" if variant.checkpoint or not shards else read_manifest(shards).fingerprint
+    sequences = study_sequences(config.evaluation, tuning, None if shards else videos)
+    if variant.checkpoint:
+        return "", sequences
+    if shards:
+        _require_held_out(config, sequences, tuning)
+        return data, sequences
+    assert videos is not None
+    return synthetic_fingerprint(videos), sequences
 
 
-def _digest(config: PipelineConfig, shards: str, sequences: str) -> str:
+def _require_held_out(
+    config: PipelineConfig, sequences: StudySequences, tuning: TuningConfig | None
+) -> None:
+    """No sequence that the study runs on may be among the training videos."""
+    evaluation = config.evaluation
+    if not evaluation.folder:
+        return
+    trained_on = read_index(config.train.shards)["video"].unique().to_pylist()
+    sets = [(sequences.report, evaluation.folder)]
+    if sequences.tuning is not None and tuning is not None:
+        sets.append((sequences.tuning, tuning.folder or evaluation.folder))
+    for chosen, folder in sets:
+        require_disjoint(trained_on, select(chosen.benchmark, Path(folder).absolute()))
+
+
+def _digest(variant: Variant, training: str, sequences: StudySequences) -> str:
     """Of all that a trial's numbers depend on; where and on what it runs does not count."""
-    evaluation = replace(config.evaluation, folder="", device="cpu", gpus_per_task=0.0)
+    evaluation = replace(variant.config.evaluation, folder="", device="cpu", gpus_per_task=0.0)
     content = {
-        "train": fingerprint(config.train, shards),
+        "training": training,
         "evaluation": asdict(evaluation),
-        "sequences": sequences,
+        "constant_rates": variant.constant_rates,
+        "sequences": sequences.fingerprint,
         "tracker": TRACKER_VERSION,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

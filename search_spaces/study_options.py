@@ -8,11 +8,12 @@ from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from eval_jobs.presets import PRESETS
 from meta_train.run_log import MlflowConfig
 from meta_train.train_config import ScalingConfig, TrainConfig
+from search_spaces.sequence_parts import TuningConfig
 
 SHORT_PAIRS = 280
 """Training pairs of a shortened quickstart trial."""
 
-SHORT_SEQUENCES = 10
+SHORT_SEQUENCES = 8
 """Sequences that it tracks."""
 
 
@@ -25,6 +26,9 @@ class StudyOptions:
 
     seeds: tuple[int, ...] = (0, 1)
     """Each cell runs once with each."""
+
+    short_pairs: int = SHORT_PAIRS
+    """Training pairs of a shortened quickstart; 0: the whole one. Other presets have their own."""
 
     shards: str = ""
     """Folder of preprocessed crops; ``quickstart`` makes its own where this is not set."""
@@ -39,10 +43,13 @@ class StudyOptions:
     """Accept that sequences of the benchmark are missing; the table says so."""
 
     max_sequences: int | None = None
-    """Track the first so many only; the preset's where not given."""
+    """Report on the first so many only; the preset's where not given."""
 
     max_frames: int | None = None
     """Track the first so many frames of each only."""
+
+    tuning: TuningConfig = TuningConfig()
+    """What is chosen by, where anything is; never what is reported on."""
 
     iterations_per_epoch: int | None = None
     """Outer steps in an epoch; the preset's where not given."""
@@ -80,8 +87,8 @@ def base_config(options: StudyOptions) -> PipelineConfig:
         ValueError: the options make no valid config.
     """
     base = PRESETS[options.preset][1]
-    if options.preset == "quickstart":
-        base = shortened(base)
+    if options.preset == "quickstart" and options.short_pairs:
+        base = shortened(base, options.short_pairs)
     return replace(
         base,
         train=_training(base.train, options),
@@ -91,10 +98,10 @@ def base_config(options: StudyOptions) -> PipelineConfig:
     )
 
 
-def shortened(preset: PipelineConfig) -> PipelineConfig:
+def shortened(preset: PipelineConfig, pairs: int) -> PipelineConfig:
     """The quickstart preset with few pairs, one validation and few sequences; all else as it is."""
     outer = preset.train.outer_loop
-    iterations = max(1, SHORT_PAIRS // (outer.batch_pairs * outer.num_epochs))
+    iterations = max(1, pairs // (outer.batch_pairs * outer.num_epochs))
     validation = preset.train.validation
     few = min(validation.num_pairs, 6 * validation.batch_pairs)
     validation = replace(validation, num_pairs=few, every_epochs=outer.num_epochs)

@@ -5,7 +5,7 @@ of the page on which MLflow compares the trials.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +20,9 @@ from search_spaces.comparison import (
     verdicts,
 )
 from search_spaces.study import Study, Trial, study_id, trials
-from search_spaces.tune_trials import TrialResult, absolute_storage, run_trials
+from search_spaces.training import absolute_storage
+from search_spaces.trial_run import TrialResult
+from search_spaces.tune_trials import run_trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +44,21 @@ class StudyResult:
     mlflow_run_id: str
     """The study's own run."""
 
+    tracking_uri: str
+    """Where MLflow is."""
 
-def run(study: Study) -> StudyResult:
+    experiment_id: str
+    """MLflow's id of the experiment."""
+
+
+def run(study: Study, attach: Callable[[RunLog], None] | None = None) -> StudyResult:
     """Runs a study, or goes on with it: a finished trial is not run again.
 
     The caller has started Ray, with `tune_trials.DRIVER_RESOURCES`.
+
+    Args:
+        study: what to run.
+        attach: logs more to the study's own run before it ends.
 
     Raises:
         ValueError: a variant has no data or nothing to be evaluated on, the cluster is too small
@@ -58,8 +70,10 @@ def run(study: Study) -> StudyResult:
     status: Literal["FINISHED", "FAILED"] = "FAILED"
     try:
         results = run_trials(study, found)
-        text = report_text(study, results)
+        text = report_text(study, results, [trial.sequences.text for trial in found])
         url = _log_summary(run_log, study, results, text)
+        if attach is not None:
+            attach(run_log)
         status = "FAILED" if all(result.error for result in results) else "FINISHED"
     finally:
         run_log.finish(status)
@@ -69,16 +83,31 @@ def run(study: Study) -> StudyResult:
         text=text,
         compare_url=url,
         mlflow_run_id=run_log.handle.run_id,
+        tracking_uri=run_log.handle.tracking_uri,
+        experiment_id=run_log.handle.experiment_id,
     )
 
 
-def report_text(study: Study, results: Sequence[TrialResult]) -> str:
-    """The table with its title, what was evaluated, the verdicts, and what failed."""
+def report_text(study: Study, results: Sequence[TrialResult], sequences: Sequence[str] = ()) -> str:
+    """The table with its title, the verdicts, what was run on, what was chosen and what failed.
+
+    Args:
+        study: what was run.
+        results: of its trials.
+        sequences: for each trial, what says on which sequences it was tuned and reported.
+    """
     labels = sorted({result.label for result in results if result.label})
     title = f"{study.title}; ours: {' | '.join(labels) or 'no trial ended well'}"
     failed = [f"failed: {each.trial_id}\n{each.error}" for each in results if each.error]
     table = text_table(table_rows(study, results), title)
-    return "\n".join([table, *verdicts(study, results), *failed])
+    chosen = [
+        f"{each.cell}, seed {each.seed}: tuning score by constant rate: "
+        + ", ".join(f"{rate}: {score:.3f}" for rate, score in each.tuning.items())
+        for each in results
+        if each.tuning
+    ]
+    lines = [*verdicts(study, results), *dict.fromkeys(sequences), *chosen, *failed]
+    return "\n".join([table, *lines])
 
 
 def _open_summary(study: Study, found: Sequence[Trial], storage: str) -> RunLog:

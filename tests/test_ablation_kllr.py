@@ -8,25 +8,45 @@ from pathlib import Path
 from eval_jobs.presets import PRESETS
 from search_spaces.kernel_rates_cells import CELLS, kernel_rates_study
 from search_spaces.plan import plan_text
-from search_spaces.study import trials
+from search_spaces.study import Study, trials
 from search_spaces.study_options import SHORT_PAIRS, StudyOptions, base_config
+from search_spaces.tune_trials import grouped
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = PRESETS["quickstart"][1]
 
 
+def study_of_seeds(seeds: tuple[int, ...]) -> Study:
+    options = StudyOptions()
+    return kernel_rates_study(base_config(options), seeds, options.tuning)
+
+
 def test_the_cells_learn_rates_in_none_one_and_both_branches_and_differ_in_nothing_else() -> None:
-    study = kernel_rates_study(base_config(StudyOptions()), (0,))
+    study = study_of_seeds((0,))
     learned = {v.cell: v.config.train.rates.learned_in for v in study.variants}
-    assert learned == {"none": (), "cls": ("cls",), "reg": ("reg",), "both": ("cls", "reg")}
+    assert learned == {
+        "none": (),
+        "none_best_rate": (),
+        "cls": ("cls",),
+        "reg": ("reg",),
+        "both": ("cls", "reg"),
+    }
     rates = QUICKSTART.train.rates
     trains = {replace(v.config.train, rates=rates).outer_loop for v in study.variants}
     assert len(trains) == 1
-    assert len({trial.trial_id for trial in trials(study)}) == 4
+    found = trials(study)
+    assert len({trial.trial_id for trial in found}) == 5
+    assert [len(group) for group in grouped(found)] == [2, 1, 1, 1]
+
+
+def test_the_cell_without_learned_rates_also_tracks_with_the_best_constant() -> None:
+    rates = {v.cell: v.constant_rates for v in study_of_seeds((0,)).variants}
+    assert 0.001 in rates["none_best_rate"] and len(rates["none_best_rate"]) > 2
+    assert not any(tried for cell, tried in rates.items() if cell != "none_best_rate")
 
 
 def test_table_2_is_with_online_updating_of_both_branches() -> None:
-    for variant in kernel_rates_study(base_config(StudyOptions()), (0,)).variants:
+    for variant in study_of_seeds((0,)).variants:
         evaluation = variant.config.evaluation
         assert evaluation.phases == ("online",)
         assert evaluation.tracker.update_interval_frames == 10
@@ -36,7 +56,8 @@ def test_table_2_is_with_online_updating_of_both_branches() -> None:
 def test_the_papers_figures_stand_in_columns_of_their_own() -> None:
     published = {cell.name: cell.published["OTB-100 AUC"] for cell in CELLS}
     one_branch = (0.661, 0.676)  # which of the two is cls and which reg is not known
-    assert published == {"none": (0.628,), "cls": one_branch, "reg": one_branch, "both": (0.704,)}
+    assert published["none"] == published["none_best_rate"] == (0.628,)
+    assert published["cls"] == published["reg"] == one_branch and published["both"] == (0.704,)
 
 
 def test_the_default_is_the_quickstart_shortened_on_the_same_videos() -> None:
@@ -73,7 +94,7 @@ def test_a_real_benchmark_is_not_cut_to_the_quickstarts_few_sequences() -> None:
 
 
 def test_the_plan_promises_what_two_cores_can_do_in_ten_minutes() -> None:
-    text = plan_text(kernel_rates_study(base_config(StudyOptions()), (0, 1)))
+    text = plan_text(study_of_seeds((0, 1)))
     minutes = int(text.split("about ")[1].split()[0])
     assert minutes <= 18  # CPU-minutes, on two cores
 
@@ -82,5 +103,7 @@ def test_the_script_plans_without_starting_anything(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "search_spaces" / "ablation_kllr.py"), "--plan"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "To run: 8 of 8 trials" in done.stdout
+    assert "To run: 10 of 10 trials on 8 trainings" in done.stdout
+    assert "Chosen by Synthetic, tuning part" in done.stdout
+    assert "Reported on Synthetic, report part" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -26,7 +26,8 @@ from search_spaces.comparison import (
 from search_spaces.plan import plan_text
 from search_spaces.study import Cell, Measure, Study, grid, study_id, trials
 from search_spaces.study_run import report_text, run
-from search_spaces.tune_trials import TrialResult, _cause, trials_that_fit
+from search_spaces.trial_run import TrialResult
+from search_spaces.tune_trials import cause_of, grouped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,25 +209,14 @@ def test_the_compare_page_has_all_runs_filled_in() -> None:
     assert compare_url("http://head:5000/", "1", []).startswith("http://head:5000/#/compare-runs")
 
 
-def test_trials_are_placed_as_the_cluster_can_hold_them() -> None:
-    laptop = [{"CPU": 2.0, "tune_driver": 64.0}]
-    assert trials_that_fit(laptop, ScalingConfig(cpus_per_worker=1)) == 2
-    assert trials_that_fit(laptop, ScalingConfig(cpus_per_worker=2)) == 1
-    assert trials_that_fit(laptop, ScalingConfig(num_workers=2, cpus_per_worker=2)) == 0
-    cluster = [{"CPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 3.0}]
-    assert trials_that_fit(cluster, ScalingConfig(cpus_per_worker=2)) == 8
-    assert trials_that_fit(cluster, ScalingConfig(cpus_per_worker=2, use_gpu=True)) == 4
-    assert trials_that_fit(cluster, ScalingConfig(num_workers=2, use_gpu=True)) == 2
-
-
 def test_the_cause_of_a_failure_is_found_in_a_traceback() -> None:
     text = (
         "ray::_drive()\n  File x\ndata_pipeline.manifest.ShardError: no manifest\n- a: OSError: b"
     )
-    assert _cause(RuntimeError(text)) == text.partition("File x\n")[2]
-    (result,) = results_of(study_of(cell("one", 1), seeds=(0,)), [_cause(RuntimeError(text))])
+    assert cause_of(RuntimeError(text)) == text.partition("File x\n")[2]
+    (result,) = results_of(study_of(cell("one", 1), seeds=(0,)), [cause_of(RuntimeError(text))])
     assert result.error_type == "ShardError"
-    assert _cause(RuntimeError("worker died")) == "RuntimeError: worker died"
+    assert cause_of(RuntimeError("worker died")) == "RuntimeError: worker died"
 
 
 def test_a_plan_lists_trials_and_costs_before_anything_runs(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""What finished runs left, findable by their config: a config is trained once in a storage.
+
+A run that ended well has a ``result.json`` with the fingerprint of its config and its shards'
+content. Whoever needs the same weights takes them from there.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow.fs
+from pydantic import TypeAdapter
+
+from data_pipeline.manifest import read_manifest
+from data_pipeline.storage import atomic_output, exists, open_folder
+from meta_train.train_config import TrainConfig, fingerprint
+
+_RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a finished run left."""
+
+    run_id: str
+    """Its name."""
+
+    best: str
+    """Folder of the checkpoint with the lowest held-out query loss after adaptation."""
+
+    last: str
+    """Folder of the checkpoint after the last outer step."""
+
+    metrics: dict[str, float]
+    """The best checkpoint's validation."""
+
+
+_RESULT = TypeAdapter(TrainResult)
+
+
+def keep_result(
+    config: TrainConfig, storage: str, result: TrainResult, init_from: str | None
+) -> None:
+    """Writes a run's result into its folder.
+
+    A run that started from another one's weights has no fingerprint: its config alone does not say
+    what it learned.
+    """
+    data = read_manifest(config.shards).fingerprint
+    content = asdict(result) | {
+        "fingerprint": "" if init_from else fingerprint(config, data),
+    }
+    filesystem, root = open_folder(storage)
+    with atomic_output(filesystem, f"{root}/{result.run_id}/{_RESULT_FILE}") as stream:
+        stream.write(json.dumps(content, indent=1).encode())
+
+
+def trained_runs(storage: str) -> dict[str, TrainResult]:
+    """The finished runs of a storage by the fingerprint of what they trained.
+
+    A run whose folder was moved is found where it is now; one whose checkpoint is gone is left out.
+    """
+    filesystem, root = open_folder(storage)
+    folders = filesystem.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True))
+    found = {}
+    for folder in sorted(folders, key=lambda info: info.base_name):
+        path = f"{root}/{folder.base_name}/{_RESULT_FILE}"
+        checkpoint = f"{root}/{folder.base_name}/best/checkpoint.json"
+        if not (exists(filesystem, path) and exists(filesystem, checkpoint)):
+            continue
+        with filesystem.open_input_stream(path) as stream:
+            content = json.loads(stream.read())
+        home = storage if "://" in storage else str(Path(storage).absolute())
+        content |= {name: f"{home}/{folder.base_name}/{name}" for name in ("best", "last")}
+        if name := content.pop("fingerprint"):
+            found[name] = _RESULT.validate_python(content)
+    return found

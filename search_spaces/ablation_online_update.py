@@ -1,0 +1,43 @@
+"""Table 3: online updating of no branch, of cls, of both; its interval; its cost in speed.
+
+python search_spaces/ablation_online_update.py            # one quickstart training, minutes
+python search_spaces/ablation_online_update.py --plan     # only says what would run
+python search_spaces/ablation_online_update.py --checkpoint runs/RUN_ID/best \
+    --benchmark otb100 --benchmark-folder OTB --partial          # a trained detector
+
+All rows track with one checkpoint: the one that is given, that of a finished run of the same config
+(launch.py's quickstart, for one), or one that is trained here. The same command goes on where it
+was stopped, and tracks no finished sequence again.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from search_spaces.online_update_cells import online_update_study
+from search_spaces.study_options import StudyOptions, base_config
+from search_spaces.study_script import plan_or_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineUpdateOptions:
+    """How the study is run."""
+
+    study: Annotated[StudyOptions, tyro.conf.arg(name="")] = StudyOptions(seeds=(0,), short_pairs=0)
+    """What all studies have."""
+
+    checkpoint: str = ""
+    """Folder of a trained detector; empty: train one, or find it."""
+
+
+def main() -> None:
+    """Parses the command line, runs, and prints what came out."""
+    options = tyro.cli(OnlineUpdateOptions, description=__doc__)
+    base = base_config(options.study)
+    study = online_update_study(base, options.study.seeds, options.checkpoint)
+    plan_or_run(study, options.study)
+
+
+if __name__ == "__main__":
+    main()

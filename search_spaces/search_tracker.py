@@ -1,0 +1,62 @@
+"""Searches a trained tracker's penalties, window, thresholds and intervals, without training.
+
+python search_spaces/search_tracker.py                           # the quickstart's tracker, minutes
+python search_spaces/search_tracker.py --plan                    # only says what would run
+python search_spaces/search_tracker.py --checkpoint runs/RUN_ID/best --num-trials 300 \
+    --benchmark otb100 --benchmark-folder OTB --partial          # a trained detector, real data
+
+All trials track with one checkpoint: the one that is given, that of a finished run of the same
+config (launch.py's quickstart, for one), or one that is trained first. Trajectories are kept, so
+the same constants are never tracked twice. TPE suggests, ASHA stops after a few sequences what
+falls behind; the best are compared with the starting point on other sequences. The same command
+goes on where it was stopped.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, get_args
+
+import tyro
+
+from search_spaces.study_options import StudyOptions, base_config
+from search_spaces.study_script import plan_or_search
+from search_spaces.tracker_space import Knob, tracker_search
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerSearchOptions:
+    """How the search is run."""
+
+    study: Annotated[StudyOptions, tyro.conf.arg(name="")] = StudyOptions(seeds=(0,), short_pairs=0)
+    """What all studies have."""
+
+    checkpoint: str = ""
+    """Folder of a trained detector; empty: train one, or find it."""
+
+    knobs: tuple[Knob, ...] = get_args(Knob)
+    """What varies."""
+
+    num_trials: int = 30
+    """Choices to try."""
+
+    num_finalists: int = 2
+    """Choices that are reported on, beside the starting point."""
+
+
+def main() -> None:
+    """Parses the command line, runs, and prints what came out."""
+    options = tyro.cli(TrackerSearchOptions, description=__doc__)
+    search = tracker_search(
+        base_config(options.study),
+        options.study.tuning,
+        knobs=options.knobs,
+        seed=options.study.seeds[0],
+        num_trials=options.num_trials,
+        num_finalists=options.num_finalists,
+        checkpoint=str(Path(options.checkpoint).absolute()) if options.checkpoint else "",
+    )
+    plan_or_search(search, "tpe", options.study, trained=True)
+
+
+if __name__ == "__main__":
+    main()

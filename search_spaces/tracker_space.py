@@ -1,0 +1,131 @@
+"""What is searched of a trained tracker: penalties, window, thresholds and intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from eval_jobs.pipeline import PipelineConfig
+from search_spaces.search import Interval, Options, Search, Space
+from search_spaces.sequence_parts import TuningConfig
+from search_spaces.study import Measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerChoice:
+    """Algorithm 1's constants, as `TrackerConfig` explains them and with its values."""
+
+    penalty_strength: float = 0.2
+    """k of the shape penalty."""
+
+    window_weight: float = 0.4
+    """Share of the cosine prior."""
+
+    shape_rate: float = 0.5
+    """Share of the new size."""
+
+    min_score: float = 0.1
+    """Below it the last box is kept."""
+
+    add_threshold: float = 0.5
+    """Above it a result enters the support set."""
+
+    distractor_ratio: float = 0.7
+    """Above it a second peak is a distractor."""
+
+    update_interval_frames: int = 10
+    """Frames between online updates; 0: none, also not on distractors."""
+
+    min_update_gap_frames: int = 1
+    """Fewest frames between updates."""
+
+    first_frame_steps: int = 5
+    """Gradient steps on the first frame."""
+
+
+SPACE: Space = {
+    "penalty_strength": Interval(low=0.0, high=0.5),
+    "window_weight": Interval(low=0.0, high=0.6),
+    "shape_rate": Interval(low=0.1, high=1.0),
+    "min_score": Interval(low=0.01, high=0.3, log=True),
+    "add_threshold": Interval(low=0.2, high=0.9),
+    "distractor_ratio": Interval(low=0.5, high=1.0),
+    "update_interval_frames": Options(values=(0, 5, 10, 20, 40)),
+    "min_update_gap_frames": Options(values=(1, 5, 10)),
+    "first_frame_steps": Options(values=(1, 3, 5, 8)),
+}
+"""What each knob may be."""
+
+Knob = Literal[
+    "penalty_strength",
+    "window_weight",
+    "shape_rate",
+    "min_score",
+    "add_threshold",
+    "distractor_ratio",
+    "update_interval_frames",
+    "min_update_gap_frames",
+    "first_frame_steps",
+]
+"""Names of `SPACE`, for the command line."""
+
+MEASURES = (
+    Measure(name="tracking/auc", title="AUC", higher_is_better=True),
+    Measure(name="tracking/precision_20", title="precision at 20 px", higher_is_better=True),
+    Measure(name="tracking/fps", title="frames/s", higher_is_better=True),
+)
+"""Of the finalists' table."""
+
+
+def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
+    """The base tracking with these constants; its training is the same for all choices."""
+    interval = choice.update_interval_frames or None
+    tracker = replace(
+        base.evaluation.tracker,
+        penalty_strength=choice.penalty_strength,
+        window_weight=choice.window_weight,
+        shape_rate=choice.shape_rate,
+        min_score=choice.min_score,
+        add_threshold=choice.add_threshold,
+        distractor_ratio=choice.distractor_ratio,
+        update_interval_frames=interval,
+        min_update_gap_frames=choice.min_update_gap_frames,
+        first_frame_steps=choice.first_frame_steps,
+    )
+    evaluation = replace(
+        base.evaluation,
+        phases=("after",) if interval is None else ("online",),
+        tracker=tracker,
+        references=False,
+    )
+    return replace(base, evaluation=evaluation)
+
+
+def tracker_search(
+    base: PipelineConfig,
+    tuning: TuningConfig,
+    *,
+    knobs: Sequence[Knob],
+    seed: int,
+    num_trials: int,
+    num_finalists: int,
+    checkpoint: str,
+) -> Search[TrackerChoice]:
+    """A search over these constants of one trained tracker; the others keep their values.
+
+    Raises:
+        ValueError: no knob is named, or a choice makes no valid config of this base.
+    """
+    return Search(
+        name="search_tracker",
+        title=f"Tracker: {', '.join(knobs)}",
+        space={name: SPACE[name] for name in knobs},
+        start=TrackerChoice(),
+        configure=configure,
+        base=base,
+        tuning=tuning,
+        measures=MEASURES,
+        checkpoint=checkpoint,
+        num_trials=num_trials,
+        num_finalists=num_finalists,
+        seeds=(seed,),
+    )

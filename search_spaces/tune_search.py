@@ -1,0 +1,277 @@
+"""Runs a search on Ray Tune: Optuna's TPE with ASHA, or a grid without early stopping.
+
+The driver keeps the ledger and MLflow's runs, so a search that was killed goes on: what ended is
+told to TPE, what was under way is tried first, and its training goes on from its checkpoint.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ray.tune import Callback
+
+from meta_train.placement import cluster_nodes
+from meta_train.run_log import MlflowConfig, RunLog
+from search_spaces.search import Interval, Options, Search, SearchKind, Space, all_choices
+from search_spaces.search_ledger import OBJECTIVE, Ending, Ledger, Tried
+from search_spaces.search_trials import RUNG, run_tracking_trial, run_training_trial
+from search_spaces.sequence_parts import SequenceSet
+from search_spaces.training import absolute_storage, mark_stopped
+from search_spaces.tune_trials import TUNE_DRIVER, cause_of, concurrent_trials
+
+logger = logging.getLogger(__name__)
+
+REDUCTION = 2
+"""At each of ASHA's rungs one trial in so many goes on."""
+
+
+def run_search(search: Search[Any], tuning: SequenceSet, kind: SearchKind) -> list[Tried]:
+    """Tries what is left of a search's trials, and gives all that were tried.
+
+    The caller has started Ray, with `tune_trials.DRIVER_RESOURCES`, and created the MLflow
+    experiment. A trial that fails does not stop the others.
+
+    Args:
+        search: with absolute paths, and its data made.
+        tuning: the sequences by which it chooses.
+        kind: how it searches.
+
+    Raises:
+        ValueError: the cluster cannot run a single trial.
+    """
+    from ray import tune
+
+    ledger = ledger_of(search, tuning)
+    known = {each.trial_id: each for each in ledger.read()}
+    ended = [each for each in known.values() if each.ending != "started"]
+    started = [each.values for each in known.values() if each.ending == "started"]
+    slots = concurrent_choices(search)
+    trainable: Any = run_tracking_trial if search.checkpoint else run_training_trial
+    trainable = tune.with_parameters(_fresh(trainable), search=search, tuning=tuning)
+    if kind == "grid":
+        tried = {each.trial_id for each in ended}
+        left = [
+            values
+            for values in all_choices(search.space)
+            if Tried(values=values, ending="started").trial_id not in tried
+        ]
+        count = len(left)
+        how: dict[str, Any] = {}
+        space: dict[str, Any] = {"values": tune.grid_search(left)}
+    else:
+        count = search.num_trials - len(ended)
+        first = started or ([] if ended else [search.starting_values])
+        how = _tpe_and_asha(search, tuning, ended, first) | {"num_samples": count}
+        space = {}
+    logger.info("%d choices were tried, %d are left, %d at a time", len(ended), count, slots)
+    if count > 0:
+        tune.Tuner(
+            tune.with_resources(trainable, _resources(search)),
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=slots, reuse_actors=bool(search.checkpoint), **how
+            ),
+            run_config=tune.RunConfig(
+                name=f"{search.search_id}-{time.strftime('%Y%m%d-%H%M%S')}",
+                storage_path=f"{absolute_storage(search.base.storage)}/tune",
+                verbose=0,
+                callbacks=[_Recorder(search, ledger, _last_rung(search, tuning))],
+            ),
+        ).fit()
+    return ledger.read()
+
+
+def ledger_of(search: Search[Any], tuning: SequenceSet) -> Ledger:
+    """Where a search keeps what it tried on these sequences."""
+    content = json.dumps([tuning.benchmark.name, tuning.frames])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    home = Path(absolute_storage(search.base.storage)) / "studies" / search.search_id
+    return Ledger(folder=home / f"tried-{digest}")
+
+
+def concurrent_choices(search: Search[Any]) -> int:
+    """How many choices the connected cluster can try at once.
+
+    Raises:
+        ValueError: not one.
+    """
+    if not search.checkpoint:
+        return concurrent_trials(search.base.train.scaling)
+    wanted = _resources(search)
+    nodes = cluster_nodes()
+    count = sum(
+        min(int(node.get(name, 0.0) / amount) for name, amount in wanted.items()) for node in nodes
+    )
+    if count < 1:
+        raise ValueError(f"a trial needs {wanted} on one node; the Ray cluster has {nodes}")
+    return count
+
+
+def _resources(search: Search[Any]) -> dict[str, float]:
+    """What a trial's driver holds: it trains on workers of its own, or tracks by itself."""
+    if not search.checkpoint:
+        return {TUNE_DRIVER: 1.0}
+    evaluation = search.base.evaluation
+    on_gpu = evaluation.device.startswith("cuda")
+    return {"CPU": 1.0} | ({"GPU": evaluation.gpus_per_task} if on_gpu else {})
+
+
+def _last_rung(search: Search[Any], tuning: SequenceSet) -> int:
+    """What a trial that was not stopped has reached."""
+    if search.checkpoint:
+        return len(tuning.frames)
+    return search.base.train.outer_loop.num_iterations
+
+
+def _tpe_and_asha(
+    search: Search[Any],
+    tuning: SequenceSet,
+    ended: Sequence[Tried],
+    first: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Arguments of Tune for Optuna's sampler, told of what ended, and for ASHA."""
+    import optuna
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A seed of its own for each start: the same one would suggest again what was tried already.
+    sampler = optuna.samplers.TPESampler(
+        seed=search.seeds[0] + len(ended), n_startup_trials=min(10, search.num_trials // 2)
+    )
+    searcher = OptunaSearch(
+        space=distributions(search.space),
+        metric=OBJECTIVE,
+        mode="max",
+        sampler=sampler,
+        points_to_evaluate=list(first),
+    )
+    for each in ended:
+        failed = each.objective is None
+        searcher.add_evaluated_point(each.values, each.objective, error=failed)
+    last = _last_rung(search, tuning)
+    grace = 2 if search.checkpoint else search.base.train.outer_loop.iterations_per_epoch
+    scheduler = tune.schedulers.ASHAScheduler(
+        time_attr=RUNG,
+        metric=OBJECTIVE,
+        mode="max",
+        max_t=last,
+        grace_period=min(grace, last),
+        reduction_factor=REDUCTION,
+    )
+    return {"search_alg": searcher, "scheduler": scheduler}
+
+
+def distributions(space: Space) -> dict[str, Any]:
+    """A space in Optuna's terms."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    found: dict[str, Any] = {}
+    for name, knob in space.items():
+        match knob:
+            case Options():
+                found[name] = CategoricalDistribution(knob.values)
+            case Interval():
+                found[name] = FloatDistribution(knob.low, knob.high, log=knob.log)
+    return found
+
+
+def _fresh(trial: Any) -> Any:
+    """The trainable for Tune, whose config holds a grid's values under a name of their own."""
+
+    def run(config: dict[str, Any], search: Search[Any], tuning: SequenceSet) -> None:
+        trial(config.get("values", config), search, tuning)
+
+    return run
+
+
+class _Recorder(Callback):  # type: ignore[misc]
+    """Writes each trial into the ledger and, when it ended, into MLflow: one writer, the driver."""
+
+    def __init__(self, search: Search[Any], ledger: Ledger, last_rung: int) -> None:
+        """Takes the search, its ledger, and what a whole trial reaches."""
+        self._search, self._ledger, self._last_rung = search, ledger, last_rung
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Notes that it is under way."""
+        self._ledger.write(Tried(values=_values(trial), ending="started"))
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Notes what came of it."""
+        metrics = _numbers(trial.last_result)
+        if metrics.get(RUNG, 0.0) >= self._last_rung:
+            self._end(trial, "finished", metrics, "")
+            return
+        self._end(trial, "stopped", metrics, "")
+        if not self._search.checkpoint:
+            mark_stopped(self._search.config(_values(trial)))
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Notes what stopped it."""
+        error = trial.get_error()
+        text = "ended without an error" if error is None else cause_of(error)
+        self._end(trial, "failed", {}, text)
+
+    def _end(self, trial: Any, ending: Ending, metrics: dict[str, float], error: str) -> None:
+        tried = Tried(
+            values=_values(trial),
+            ending=ending,
+            metrics=metrics,
+            seconds=float((trial.last_result or {}).get("time_total_s", 0.0)),
+            error=error,
+        )
+        run_id = _log(self._search, tried)
+        self._ledger.write(
+            Tried(
+                values=tried.values,
+                ending=ending,
+                metrics=metrics,
+                seconds=tried.seconds,
+                error=error,
+                mlflow_run_id=run_id,
+            )
+        )
+        score = "no score" if tried.objective is None else f"{OBJECTIVE} {tried.objective:.3f}"
+        logger.info("%s: %s %s %s", tried.values, ending, score, error)
+
+
+def _values(trial: Any) -> dict[str, Any]:
+    values: dict[str, Any] = trial.config.get("values", trial.config)
+    return values
+
+
+def _numbers(result: dict[str, Any] | None) -> dict[str, float]:
+    """What the trial itself reported, without what Tune adds."""
+    return {
+        name: float(value)
+        for name, value in (result or {}).items()
+        if isinstance(value, int | float) and ("/" in name or name == RUNG)
+    }
+
+
+def _log(search: Search[Any], tried: Tried) -> str:
+    """A trial's run in MLflow, and its id."""
+    mlflow: MlflowConfig = search.base.mlflow
+    name = f"{search.search_id}-{tried.trial_id}"
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED"
+    if tried.ending != "finished":
+        status = "FAILED" if tried.ending == "failed" else "KILLED"
+    run_log = RunLog.start(
+        mlflow,
+        run_name=name,
+        params=tried.values,
+        tags={
+            "kind": "search_trial",
+            "study": search.name,
+            "trial_id": name,
+            "seed": str(search.seeds[0]),
+            "ending": tried.ending,
+        },
+    )
+    run_log.log_metrics({key: value for key, value in tried.metrics.items() if key != RUNG}, step=0)
+    run_log.finish(status)
+    return run_log.handle.run_id

@@ -185,6 +185,11 @@ class VideoDecoder:
         """How many frames its header states; exact for most containers, not for all."""
         return int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
+    @property
+    def fps(self) -> float:
+        """Frames per second as its header states; 0 where it does not."""
+        return float(self._capture.get(cv2.CAP_PROP_FPS))
+
     def _grab(self, wanted: int) -> None:
         if not self._capture.grab():
             raise DatasetError(

@@ -1,0 +1,86 @@
+"""Tracks a target through a video file, a folder of images or a camera, without a screen.
+
+    python eval_jobs/track_video.py --source dog.mp4 --box 120 80 64 48 \\
+        --checkpoint runs/RUN_ID/best --output tracked.mp4 --csv boxes.csv
+
+Ctrl-C stops after the frame in work; what was tracked until then is kept.
+"""
+
+import logging
+from pathlib import Path
+
+import tyro
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from eval_jobs.frame_sources import FrameSource, open_source
+from eval_jobs.live_run import live_run, stop_on_signals
+from eval_jobs.recording import RecordingConfig, recording
+from eval_jobs.tracker import OnlineTracker, TrackerConfig, TrackingError
+
+
+def main(
+    source: str,
+    box: tuple[float, float, float, float],
+    checkpoint: Path,
+    output: Path | None = None,
+    csv: Path | None = None,
+    tracker: TrackerConfig = TrackerConfig(),  # noqa: B008
+    fps: float | None = None,
+    device: str = "cpu",
+) -> None:
+    """Tracks one target and writes what came out.
+
+    Args:
+        source: a video file, a folder of images, or the number of a camera.
+        box: left, top, width and height of the target in the first frame, in pixels.
+        checkpoint: a checkpoint's folder.
+        output: a video (mp4 or avi) with the boxes drawn into it.
+        csv: a table with a row per frame: frame, x, y, width, height, score, lost.
+        tracker: constants of Algorithm 1, such as --tracker.update-interval-frames.
+        fps: of the output; the source's own where not given.
+        device: cpu or cuda.
+    """
+    try:
+        config = RecordingConfig(video=output, table=csv, fps=fps)
+        opened = open_source(source)
+        _track(OnlineTracker.load(checkpoint, tracker, device=device), opened, box, config)
+    except (ValueError, OSError, TrackingError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def _track(
+    tracker: OnlineTracker,
+    source: FrameSource,
+    box: tuple[float, float, float, float],
+    config: RecordingConfig,
+) -> None:
+    """Tracks, records, and says what was written."""
+    columns = (
+        TextColumn("tracking in {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+    )
+    num_lost = 0
+    with (
+        stop_on_signals() as is_stopped,
+        Progress(*columns) as progress,
+        recording(config, source.fps) as recorder,
+    ):
+        bar = progress.add_task(source.title, total=source.num_frames, state="")
+        for image, prediction in live_run(tracker, source, box, is_stopped):
+            recorder.add(image, prediction)
+            num_lost += prediction.lost
+            state = "lost" if prediction.lost else f"score {prediction.score:.2f}"
+            progress.update(bar, advance=1, state=state)
+    print(f"{recorder.num_frames} frames, lost on {num_lost}" + " (stopped)" * is_stopped())
+    for path in (config.video, config.table):
+        if path is not None:
+            print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    tyro.cli(main)

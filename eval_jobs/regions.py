@@ -52,7 +52,7 @@ class Window:
         )
 
 
-Spans = Int[ndarray, "rows spans 2"]
+Spans = Int[ndarray, "rows _ 2"]
 """A region's pixels in a window: for each row, first and last columns; none where first > last."""
 
 
@@ -83,7 +83,10 @@ def legacy_overlap(
     """
     regions = [first.astype(np.float32), second.astype(np.float32)]
     around = [
-        Window(*np.floor(corners.min(0)).astype(int), *np.ceil(corners.max(0)).astype(int))
+        Window(
+            *np.floor(corners.min(0)).astype(int).tolist(),
+            *np.ceil(corners.max(0)).astype(int).tolist(),
+        )
         for corners in regions
     ]
     if last_pixel is not None:
@@ -132,8 +135,11 @@ def _official_window(region: Float[ndarray, "..."]) -> Window:
     and rounded size.
     """
     if region.ndim == 2:
-        return Window(*np.rint(region.min(0)).astype(int), *np.rint(region.max(0)).astype(int))
-    left, top, width, height = np.rint(region).astype(int)
+        return Window(
+            *np.rint(region.min(0)).astype(int).tolist(),
+            *np.rint(region.max(0)).astype(int).tolist(),
+        )
+    left, top, width, height = np.rint(region).astype(int).tolist()
     return Window(left, top, left + width - 1, top + height - 1)
 
 

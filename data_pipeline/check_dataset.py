@@ -60,9 +60,9 @@ def recognise(folder: Path) -> str:
     inner = sorted(path for path in folder.iterdir() if path.is_dir())[:50]
     nearby = [
         f"; {path} is in the layout of {name}"
-        for path in (folder.parent, *inner)
+        for path in (*inner, folder.parent)
         for name, layout in LAYOUTS.items()
-        if layout.find_splits(path)
+        if (splits := layout.find_splits(path)) and (path in inner or folder.name in splits)
     ]
     names = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
     shapes = "\n".join(f"    {name}: {layout.shape}" for name, layout in LAYOUTS.items())
@@ -170,7 +170,10 @@ def check_split(folder: Path, layout: Layout, split: str, decoding: Decoding) ->
             frames = tuple(dict.fromkeys(frame for track in tracks for frame in track.image_files))
             report.num_images += len(frames)
             pending.append((tracks, decoding.start(frames) if number % every == 0 else []))
-            while sum(len(tasks) for _, tasks in pending) > TASKS_AHEAD * (os.cpu_count() or 1):
+            while pending and (
+                all(task.done() for task in pending[0][1])
+                or sum(len(tasks) for _, tasks in pending) > TASKS_AHEAD * (os.cpu_count() or 1)
+            ):
                 _add_video(report, *pending.popleft())
         for tracks, tasks in pending:
             _add_video(report, tracks, tasks)

@@ -16,8 +16,10 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 
 SCRIPTS = (
     "meta_train/launch.py",
+    "data_pipeline/check_dataset.py",
     "data_pipeline/preprocess.py",
     "eval_jobs/run_benchmarks.py",
+    "eval_jobs/track_video.py",
     "search_spaces/ablation_kllr.py",
 )
 

@@ -190,12 +190,9 @@ def make_sequence(root: Path, name: str, numbers: range, num_boxes: int, digits:
     [
         ("Diving", range(1, 232), 215, 1, 215),
         ("football1", range(1, 82), 74, 1, 74),
-        ("Freeman3", range(1, 471), 460, 1, 460),
         ("David", range(1, 771), 471, 300, 770),
-        ("DAVID", range(1, 771), 770, 300, 770),
         ("Tiger1", range(1, 355), 354, 6, 354),
-        ("Tiger1", range(1, 355), 349, 6, 354),
-        ("BlurCar1", range(247, 989), 742, 247, 988),
+        ("BLURCAR3", range(3, 360), 357, 3, 359),
         ("Coke", range(1, 6), 5, 1, 5),
     ],
 )

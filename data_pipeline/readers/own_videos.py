@@ -81,7 +81,7 @@ def list_videos(folder: Path, split: str, *, dataset: str = "own_videos") -> Ite
 def _holds_videos(folder: Path) -> bool:
     """Whether some video of a folder has a box file beside it."""
     names = {path.stem for path in folder.glob("*.txt")}
-    return any(names & {name, f"{name}.1"} for name in _find_videos(folder))
+    return bool(names) and any(names & {name, f"{name}.1"} for name in _find_videos(folder))
 
 
 def _find_videos(root: Path) -> dict[str, Path]:

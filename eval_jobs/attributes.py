@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from data_pipeline.tracks import Track
 from eval_jobs.benchmarks import sequence_name
-from eval_jobs.metrics import mean_curves
 from eval_jobs.scores import TrackerScore
 
 CHALLENGES = {
@@ -150,7 +149,7 @@ class AttributeScore:
     """How many of the evaluated sequences have it."""
 
     values: dict[str, float]
-    """The benchmark's metrics, by name, read from the averaged curves."""
+    """The benchmark's metrics, by name, read from what these sequences amount to together."""
 
 
 def attributes_of(track: Track) -> tuple[str, ...]:
@@ -165,19 +164,20 @@ def attribute_scores(score: TrackerScore) -> list[AttributeScore]:
     tags = [attributes_of(track) for track in score.selection.tracks]
     found = dict.fromkeys(tag for each in tags for tag in each)
     known = [name for name in CHALLENGES if name in found]
+    benchmark = score.selection.benchmark
     scores = []
     for attribute in dict.fromkeys([*known, *found]):
-        curves = [
-            sequence.curves
+        parts = [
+            sequence.measured
             for sequence, each in zip(score.sequences, tags, strict=True)
             if attribute in each
         ]
-        mean = mean_curves(curves)
+        pooled = benchmark.scoring.pool(parts)
         scores.append(
             AttributeScore(
                 attribute=attribute,
-                num_sequences=len(curves),
-                values={m.name: m.read(mean) for m in score.selection.benchmark.metrics},
+                num_sequences=len(parts),
+                values={metric.name: metric.read(pooled) for metric in benchmark.metrics},
             )
         )
     return scores

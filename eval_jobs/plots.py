@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval_jobs.attributes import attribute_scores
-from eval_jobs.metrics import PRECISION_THRESHOLDS_PX, SUCCESS_THRESHOLDS
+from eval_jobs.metrics import NORMALIZED_THRESHOLDS, PRECISION_THRESHOLDS_PX, SUCCESS_THRESHOLDS
 from eval_jobs.scores import TrackerScore
 
 MAX_LEGEND_INSIDE = 8
@@ -41,6 +41,33 @@ def precision_figure(scores: Sequence[TrackerScore]) -> Figure:
         x_label="centre error threshold (px)",
         y_label="share of frames within it",
     )
+
+
+def normalized_precision_figure(scores: Sequence[TrackerScore]) -> Figure:
+    """Normalised precision curves of trackers on one benchmark, best first."""
+    return _curves_figure(
+        scores,
+        NORMALIZED_THRESHOLDS.tolist(),
+        lambda score: score.curves.normalized_precision.tolist(),
+        lambda score: score.values["normalized_precision_20"],
+        title="Normalised precision",
+        x_label="centre error threshold (target sizes)",
+        y_label="share of frames within it",
+    )
+
+
+def curve_figures(scores: Sequence[TrackerScore]) -> dict[str, Figure]:
+    """The plots of what the benchmark measures, by name; none where it measures no curves."""
+    figures = {
+        "auc": ("success", success_figure),
+        "precision_20": ("precision", precision_figure),
+        "normalized_precision_20": ("normalized_precision", normalized_precision_figure),
+    }
+    if not all(score.has_curves for score in scores):
+        return {}
+    return {
+        name: draw(scores) for metric, (name, draw) in figures.items() if metric in scores[0].values
+    }
 
 
 def attribute_figure(scores: Sequence[TrackerScore]) -> Figure:

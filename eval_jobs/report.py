@@ -11,7 +11,7 @@ from rich.table import Table
 
 from eval_jobs.attributes import CHALLENGES, attribute_scores, attributes_of
 from eval_jobs.benchmarks import Benchmark, sequence_name
-from eval_jobs.plots import attribute_figure, precision_figure, success_figure
+from eval_jobs.plots import attribute_figure, curve_figures
 from eval_jobs.published import PublishedScore, published_scores
 from eval_jobs.results import file_name
 from eval_jobs.scores import SequenceScore, TrackerScore
@@ -35,12 +35,12 @@ def paper_rows(scores: Sequence[TrackerScore]) -> list[Row]:
     """Our scores on one benchmark and the paper's, in columns of their own; ours come first.
 
     A tracker that the paper calls by the same name shares its row; a number that is not there is
-    None. No rows at all where the paper says nothing of the benchmark.
+    None. No rows at all where the paper says nothing of the benchmark, or nothing was measured.
     """
     published = {
         each.tracker.casefold(): each for each in published_scores(_benchmark(scores).name)
     }
-    if not published:
+    if not published or not scores[0].values:
         return []
     pairs = [(score, published.pop(score.tracker.casefold(), None)) for score in scores]
     pairs_of_paper = [(None, each) for each in published.values()]
@@ -65,8 +65,10 @@ def sequence_rows(scores: Sequence[TrackerScore]) -> list[Row]:
 def attribute_rows(scores: Sequence[TrackerScore]) -> list[Row]:
     """One row per attribute: how many sequences have it, and each tracker's first metric on them.
 
-    No rows where no sequence has an attribute.
+    No rows where no sequence has an attribute, or nothing was measured.
     """
+    if not scores[0].values:
+        return []
     metric = _benchmark(scores).metrics[0].name
     by_tracker = {score.tracker: attribute_scores(score) for score in scores}
     return [
@@ -90,7 +92,7 @@ def text_table(rows: Sequence[Row], title: str = "") -> str:
         is_number = any(isinstance(row[column], int | float) for row in rows)
         table.add_column(column, justify="right" if is_number else "left")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(_cell(column, value) for column, value in row.items()))
     console = Console(file=io.StringIO(), width=160)
     console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
@@ -175,10 +177,11 @@ def log_scores(
             run_log.log_table(rows, f"tables/{table}.json")
     run_log.log_text(report_text(scores), f"tables/{prefix}.txt")
     run_log.log_text(csv_table(sequence_rows(scores)), f"tables/{prefix}_sequences.csv")
-    run_log.log_figure(success_figure(scores), f"plots/{prefix}_success.png")
-    run_log.log_figure(precision_figure(scores), f"plots/{prefix}_precision.png")
-    if attribute_rows(scores):
-        run_log.log_figure(attribute_figure(scores), f"plots/{prefix}_attributes.png")
+    figures = curve_figures(scores)
+    if tables[f"{prefix}_attributes"]:
+        figures["attributes"] = attribute_figure(scores)
+    for plot, figure in figures.items():
+        run_log.log_figure(figure, f"plots/{prefix}_{plot}.png")
 
 
 def _benchmark(scores: Sequence[TrackerScore]) -> Benchmark:
@@ -193,13 +196,12 @@ def _sequence_attributes(scores: Sequence[TrackerScore]) -> dict[str, str]:
 
 
 def _worst_first(score: TrackerScore) -> list[SequenceScore]:
-    """A tracker's sequences by the benchmark's first metric."""
-    metric = score.selection.benchmark.metrics[0]
-    return sorted(
-        score.sequences,
-        key=lambda each: each.values[metric.name],
-        reverse=not metric.higher_is_better,
-    )
+    """A tracker's sequences by the first metric that a sequence has; as they are if none has."""
+    metric = next((each for each in score.selection.benchmark.metrics if each.per_sequence), None)
+    if metric is None:
+        return list(score.sequences)
+    name, reverse = metric.name, not metric.higher_is_better
+    return sorted(score.sequences, key=lambda each: each.values[name], reverse=reverse)
 
 
 def _beside(
@@ -232,9 +234,9 @@ def _speed(fps: float) -> float | None:
     return round(fps, 1) if math.isfinite(fps) else None
 
 
-def _cell(value: object) -> str:
+def _cell(column: str, value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.1f}" if value >= 10 else f"{value:.3f}"
+        return f"{value:.1f}" if value >= 10 or column.endswith("fps") else f"{value:.3f}"
     return str(value)

@@ -1,11 +1,14 @@
-"""Evaluates checkpoints on a benchmark, as Ray tasks, and logs everything to MLflow.
+"""Evaluates trackers on benchmarks, as Ray tasks, and logs everything to MLflow.
 
     python eval_jobs/run_benchmarks.py --folder OTB --checkpoints runs/RUN_ID/best
+    python eval_jobs/run_benchmarks.py --folder OTB --benchmark otb2013 otb50 otb100 \\
+        --checkpoints FCOS-MAML=runs/RUN_ID/best --results SiamFC=siamfc_boxes DiMP=dimp_boxes
 
 Results lie in the output folder; the same command goes on where it was stopped.
 """
 
 import logging
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -13,20 +16,22 @@ from typing import Literal
 import tyro
 
 from data_pipeline.ray_session import default_address, ray_session
-from eval_jobs.benchmarks import find_benchmark
+from eval_jobs.benchmarks import find_benchmark, select
 from eval_jobs.jobs import evaluate
-from eval_jobs.report import log_scores, sequence_rows, table_rows, text_table
+from eval_jobs.report import log_scores, report_text
+from eval_jobs.result_files import named_folder, score_results
 from eval_jobs.tracker import TrackerConfig
 from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, phase_specs
 from meta_train.run_log import MlflowConfig, RunLog
 
 
 def main(
-    folder: Path,
-    checkpoints: tuple[Path, ...] = (),
-    benchmark: str = "otb100",
+    folder: tuple[Path, ...],
+    checkpoints: tuple[str, ...] = (),
+    benchmark: tuple[str, ...] = ("otb100",),
     phases: tuple[Phase, ...] = ("online", "after", "before"),
     baselines: tuple[Literal["static", "mil"], ...] = (),
+    results: tuple[str, ...] = (),
     output: Path = Path("results"),
     tracker: TrackerConfig = TrackerConfig(),  # noqa: B008
     device: str = "cpu",
@@ -38,19 +43,22 @@ def main(
     address: str | None = None,
     mlflow: MlflowConfig = MlflowConfig(),  # noqa: B008
 ) -> None:
-    """Evaluates checkpoints on a benchmark.
+    """Evaluates trackers on benchmarks.
 
     Args:
-        folder: the benchmark's sequences, in its own layout.
-        checkpoints: folders of checkpoints.
-        benchmark: a row of BENCHMARKS.
+        folder: the sequences, in the benchmark's own layout; one folder for all benchmarks, or one
+            for each.
+        checkpoints: folders of checkpoints; FOLDER, or NAME=FOLDER to choose the name in tables.
+        benchmark: rows of BENCHMARKS.
         phases: of each checkpoint, a row before adaptation, after the first frame's, or with online
             updating.
-        baselines: rows of other trackers.
+        baselines: rows of other trackers, run here.
+        results: rows of any trackers, from their own result files, NAME=FOLDER. The folder holds
+            SEQUENCE.txt as for OTB, or SEQUENCE/SEQUENCE_001.txt as for GOT-10k.
         output: takes a file per tracker and sequence.
         tracker: constants of Algorithm 1.
         device: cpu or cuda.
-        partial: accept that sequences of the benchmark are missing; the score says so.
+        partial: accept that sequences of a benchmark are missing; the score says so.
         max_sequences: run the first so many only.
         max_frames: run the first so many frames of each only.
         num_cpus_per_task: CPUs, and threads, of a task.
@@ -59,43 +67,66 @@ def main(
             and local where that is not set.
         mlflow: where the run is logged.
     """
-    row = find_benchmark(benchmark)
-    specs: list[TrackerSpec] = [
-        spec
-        for checkpoint in checkpoints
-        for spec in phase_specs(checkpoint.absolute(), tracker, phases, device=device)
-    ]
-    specs += [StaticSpec() if name == "static" else OpenCvSpec() for name in baselines]
-    if not specs:
-        raise SystemExit("nothing to evaluate: give --checkpoints or --baselines")
+    rows = [find_benchmark(name) for name in benchmark]
+    if len(folder) not in (1, len(rows)):
+        raise SystemExit(f"one folder, or one for each of {len(rows)} benchmarks, expected")
+    folders = folder * len(rows) if len(folder) == 1 else folder
+    specs = _specs(checkpoints, phases, baselines, tracker, device)
+    theirs = [named_folder(text) for text in results]
+    if not specs and not theirs:
+        raise SystemExit("nothing to evaluate: give --checkpoints, --baselines or --results")
+    names = [spec.name for spec in specs] + [name for name, _ in theirs]
+    if len(set(names)) != len(names):
+        raise SystemExit(f"trackers need different names, got {', '.join(names)}")
     run_log = RunLog.start(
         mlflow,
-        run_name=f"{row.name} {specs[0].name}",
-        params={"benchmark": row.name, "checkpoints": " ".join(map(str, checkpoints))}
+        run_name=f"{' '.join(benchmark)} {names[0]}",
+        params={"benchmark": " ".join(benchmark), "checkpoints": " ".join(checkpoints)}
         | {f"tracker.{name}": value for name, value in asdict(tracker).items()},
         tags={"kind": "evaluation"},
     )
     status: Literal["FINISHED", "FAILED"] = "FAILED"
+    reports = []
     try:
-        with ray_session(address or default_address()):
-            scores = evaluate(
-                specs,
-                row,
-                folder,
-                output,
-                run_log=run_log,
-                partial=partial,
-                max_sequences=max_sequences,
-                max_frames=max_frames,
-                num_cpus_per_task=num_cpus_per_task,
-                num_gpus_per_task=num_gpus_per_task,
-            )
-        log_scores(run_log, scores)
+        with ray_session(address or default_address()) if specs else nullcontext():
+            for row, place in zip(rows, folders, strict=True):
+                whole = select(row, place, partial=partial, max_sequences=max_sequences)
+                others = [score_results(*each, whole, max_frames) for each in theirs]
+                ours = evaluate(
+                    specs,
+                    row,
+                    place,
+                    output,
+                    run_log=run_log,
+                    partial=partial,
+                    max_sequences=max_sequences,
+                    max_frames=max_frames,
+                    num_cpus_per_task=num_cpus_per_task,
+                    num_gpus_per_task=num_gpus_per_task,
+                )
+                log_scores(run_log, ours + others)
+                reports.append(report_text(ours + others))
         status = "FINISHED"
     finally:
         run_log.finish(status)
-    print(text_table(sequence_rows(scores)))
-    print(text_table(table_rows(scores)))
+    print("\n".join(reports))
+
+
+def _specs(
+    checkpoints: tuple[str, ...],
+    phases: tuple[Phase, ...],
+    baselines: tuple[Literal["static", "mil"], ...],
+    tracker: TrackerConfig,
+    device: str,
+) -> list[TrackerSpec]:
+    """The trackers that are run here."""
+    specs: list[TrackerSpec] = []
+    for text in checkpoints:
+        name, checkpoint = named_folder(text, needs_name=False)
+        specs += phase_specs(
+            checkpoint.absolute(), tracker, phases, name=name or None, device=device
+        )
+    return specs + [StaticSpec() if name == "static" else OpenCvSpec() for name in baselines]
 
 
 if __name__ == "__main__":

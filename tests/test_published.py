@@ -43,7 +43,7 @@ def test_a_benchmark_s_rows_are_found_by_its_name() -> None:
 @pytest.mark.parametrize("column", sorted({c for table in TABLES for c in table.columns} - {FPS}))
 def test_columns_are_metrics_of_our_benchmarks(column: str) -> None:
     benchmark, metric = column.split("/")
-    if benchmark in BENCHMARKS:
+    if BENCHMARKS[benchmark].server is None:  # else nothing is measured here
         assert metric in {each.name for each in BENCHMARKS[benchmark].metrics}
 
 

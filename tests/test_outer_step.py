@@ -1,5 +1,6 @@
 """The streamed meta-gradients against the plain unrolled graph, in float64."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -8,13 +9,22 @@ import torch
 from torch import Tensor
 
 from data_pipeline.episodes import EpisodeBatch
+from meta_train import outer_step
 from meta_train.detectors import Detector
-from meta_train.detectors.backbone import BackboneConfig, Weights
+from meta_train.detectors.backbone import BRANCHES, BackboneConfig, Branch, Weights
 from meta_train.detectors.fcos import Fcos, FcosConfig
 from meta_train.detectors.heads import HeadConfig
-from meta_train.detectors.network import NetworkConfig, adapted_names, initial_weights
-from meta_train.inner_loop import adapt
-from meta_train.kernel_rates import KernelRatesConfig, Rates, initial_rates
+from meta_train.detectors.network import (
+    NetworkConfig,
+    adapted_names,
+    branch_features,
+    initial_weights,
+    outputs,
+    trunk_features,
+)
+from meta_train.detectors.retina import Retina, RetinaConfig
+from meta_train.inner_loop import adapt, step
+from meta_train.kernel_rates import KernelRatesConfig, Rates, initial_rates, learned_names
 from meta_train.outer_step import (
     Episodes,
     OuterStep,
@@ -28,12 +38,16 @@ from meta_train.outer_step import (
 SLIM = NetworkConfig(
     backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
 )
-DETECTORS = {"fcos": Fcos(FcosConfig(network=SLIM, cls_weight=2.0, reg_weight=0.5))}
-GAMMAS = (0.1, 0.2, 0.3, 0.4)
+DETECTORS = {
+    "fcos": Fcos(FcosConfig(network=SLIM, cls_weight=2.0, reg_weight=0.5)),
+    "retina": Retina(RetinaConfig(network=SLIM, prior=0.1, cls_weight=2.0, reg_weight=0.5)),
+}
+GAMMAS = (0.2, 0.3, 0.5)
+LEARNED = KernelRatesConfig(initial=0.02)
 
 
-def make_episodes(num_pairs: int = 2, dtype: torch.dtype = torch.float64) -> Episodes:
-    """Random images; the last query is all background."""
+def make_episodes(num_pairs: int = 2, num_support: int = 3) -> Episodes:
+    """Random images; the second pair's query is all background."""
     rng = np.random.default_rng(3)
 
     def images(count: int) -> np.ndarray:
@@ -44,38 +58,57 @@ def make_episodes(num_pairs: int = 2, dtype: torch.dtype = torch.float64) -> Epi
         return np.concatenate([corner, corner + rng.uniform(40, 90, corner.shape)], axis=-1)
 
     present = np.ones((num_pairs, 1), dtype=bool)
-    present[-1] = False
-    batch = EpisodeBatch(images(3), boxes(3), images(1), boxes(1), present)
-    return to_episodes(batch, torch.device("cpu"), dtype)
+    present[1:] = False
+    support = images(num_support), boxes(num_support)
+    batch = EpisodeBatch(*support, images(1), boxes(1), present)
+    return to_episodes(batch, torch.device("cpu"), torch.float64)
 
 
 def make_network(
-    detector: Detector, adapts: str, granularity: str = "kernel"
+    detector: Detector, adapts: str, config: KernelRatesConfig = LEARNED
 ) -> tuple[Weights, Rates]:
-    """A network in float64 with rates large enough that second order matters."""
+    """A network in float64 with rates large enough that second order matters.
+
+    Biases are not 0, where ReLUs that see nothing but zeros would have no derivative. Rates that
+    are learned differ from one another; the others are the constant.
+    """
     generator = torch.Generator().manual_seed(0)
     weights = initial_weights(detector.network, generator)
     weights = {name: weight.double() for name, weight in weights.items()}
-    for name in weights:
+    for name, weight in list(weights.items()):
         if name.endswith("output.weight"):
             weights[name] = weights[name] * 20
-    names = adapted_names(weights, adapts, ("cls", "reg"))
-    config = KernelRatesConfig(initial=0.02, granularity=granularity)
+        if name.endswith("bias"):
+            weights[name] = weights[name] + 0.1 * torch.randn(weight.shape, generator=generator)
+    names = adapted_names(weights, adapts, BRANCHES)
     rates = initial_rates(config, {name: weights[name] for name in names})
-    noise = {n: torch.rand(r.shape, generator=generator, dtype=r.dtype) for n, r in rates.items()}
-    return weights, {name: rate * (0.5 + noise[name]) for name, rate in rates.items()}
+    for name in learned_names(config, rates):
+        noise = torch.rand(rates[name].shape, generator=generator, dtype=torch.float64)
+        rates[name] = rates[name] * (0.5 + noise)
+    return weights, rates
 
 
 def reference(
-    detector: Detector, weights: Weights, rates: Rates, episodes: Episodes, setup: OuterStep
+    detector: Detector,
+    weights: Weights,
+    rates: Rates,
+    episodes: Episodes,
+    setup: OuterStep,
+    learned_rates: list[str] | None = None,
 ) -> tuple[Weights, Rates]:
-    """Gradients of the unrolled graph."""
+    """Gradients of the unrolled graph; rates that are not learned are plain numbers in it."""
     leaves = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
-    alpha = {name: rate.clone().requires_grad_() for name, rate in rates.items()}
+    alpha = {name: rate.clone() for name, rate in rates.items()}
+    rate_names = list(alpha) if learned_rates is None else learned_rates
+    for name in rate_names:
+        alpha[name].requires_grad_()
     loss = unrolled_meta_loss(detector, leaves, alpha, episodes, setup)
     names = learned_weights(weights, setup.learns)
-    found = torch.autograd.grad(loss, [leaves[n] for n in names] + list(alpha.values()))
-    return dict(zip(names, found, strict=False)), dict(zip(alpha, found[len(names) :], strict=True))
+    found = torch.autograd.grad(
+        loss, [leaves[name] for name in names] + [alpha[name] for name in rate_names]
+    )
+    by_weights = dict(zip(names, found, strict=False))
+    return by_weights, dict(zip(rate_names, found[len(names) :], strict=True))
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -87,37 +120,84 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("adapts", ["head", "head+block4"])
+@pytest.mark.parametrize("learned_in", [(), ("cls",), ("reg",), BRANCHES], ids=str)
+@pytest.mark.parametrize("second_order", [False, True], ids=["first", "second"])
+def test_every_learned_tensor_equals_the_unrolled_graph(
+    second_order: bool, learned_in: tuple[Branch, ...], adapts: str, name: str
+) -> None:
+    """Issue 3's grid: order x KLLR x what adapts x detector; trunk, block-4, heads and rates."""
+    detector, episodes = DETECTORS[name], make_episodes(num_pairs=1, num_support=2)
+    config = KernelRatesConfig(initial=0.02, learned_in=learned_in)
+    weights, rates = make_network(detector, adapts, config)
+    learned_rates = learned_names(config, rates)
+    setup = OuterStep(gammas=GAMMAS, adapts=adapts, learns="all", second_order=second_order)
+    found = meta_gradient(detector, weights, rates, episodes, setup)
+    by_weights, by_rates = reference(detector, weights, rates, episodes, setup, learned_rates)
+    assert_close(found.weights, by_weights)
+    assert_close({layer: found.rates[layer] for layer in learned_rates}, by_rates)
+
+
 @pytest.mark.parametrize("second_order", [False, True], ids=["first", "second"])
 @pytest.mark.parametrize(
     ("adapts", "learns"),
-    [
-        ("head", "head"),
-        ("head", "head+block4"),
-        ("head", "all"),
-        ("head+block4", "head+block4"),
-        ("head+block4", "all"),
-    ],
+    [("head", "head"), ("head", "head+block4"), ("head+block4", "head+block4")],
 )
-def test_every_learned_tensor_equals_the_unrolled_graph(
-    name: str, second_order: bool, adapts: str, learns: str
+def test_what_is_frozen_changes_nothing_for_the_rest(
+    second_order: bool, adapts: str, learns: str
 ) -> None:
-    detector, episodes = DETECTORS[name], make_episodes()
+    detector, episodes = DETECTORS["retina"], make_episodes()
     weights, rates = make_network(detector, adapts)
     setup = OuterStep(gammas=GAMMAS, adapts=adapts, learns=learns, second_order=second_order)
     found = meta_gradient(detector, weights, rates, episodes, setup)
     by_weights, by_rates = reference(detector, weights, rates, episodes, setup)
     assert_close(found.weights, by_weights)
     assert_close(found.rates, by_rates)
-    assert all(rate.abs().max() > 0 for rate in found.rates.values()), "a rate that is never used"
 
 
 @pytest.mark.parametrize("granularity", ["layer", "parameter"])
 def test_other_granularities_equal_the_unrolled_graph(granularity: str) -> None:
     detector, episodes = DETECTORS["fcos"], make_episodes()
-    weights, rates = make_network(detector, "head", granularity)
+    config = KernelRatesConfig(initial=0.02, granularity=granularity)
+    weights, rates = make_network(detector, "head", config)
     setup = OuterStep(gammas=GAMMAS, adapts="head", learns="head+block4", second_order=True)
     found = meta_gradient(detector, weights, rates, episodes, setup)
     by_weights, by_rates = reference(detector, weights, rates, episodes, setup)
+    assert_close(found.weights, by_weights)
+    assert_close(found.rates, by_rates)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("adapts", ["head", "head+block4"])
+@pytest.mark.parametrize("granularity", ["kernel", "layer", "parameter"])
+def test_no_rate_exists_that_is_never_used(granularity: str, adapts: str, name: str) -> None:
+    """Each layer's rates move the loss, and each adapted weight has exactly one rate."""
+    detector, episodes = DETECTORS[name], make_episodes(num_pairs=1, num_support=1)
+    config = KernelRatesConfig(initial=0.02, granularity=granularity)
+    weights, rates = make_network(detector, adapts, config)
+    setup = OuterStep(gammas=(0.0, 1.0), adapts=adapts, learns="head", second_order=False)
+    found = meta_gradient(detector, weights, rates, episodes, setup).rates
+    assert {layer for layer, slope in found.items() if slope.abs().max() == 0} == set()
+    adapted = adapted_names(weights, adapts, BRANCHES)
+    used = {weight if weight in rates else weight.rpartition(".")[0] for weight in adapted}
+    assert used == set(rates)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_first_order_is_second_order_with_the_inner_gradients_detached(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector, episodes = DETECTORS[name], make_episodes(num_pairs=1, num_support=2)
+    weights, rates = make_network(detector, "head+block4")
+    setup = OuterStep(gammas=GAMMAS, adapts="head+block4", learns="all", second_order=False)
+    found = meta_gradient(detector, weights, rates, episodes, setup)
+
+    def detached(adapted: Weights, gradients: Iterable[Tensor], alpha: Weights) -> Weights:
+        return step(adapted, [gradient.detach() for gradient in gradients], alpha)
+
+    monkeypatch.setattr(outer_step, "step", detached)
+    second = replace(setup, second_order=True)
+    by_weights, by_rates = reference(detector, weights, rates, episodes, second)
     assert_close(found.weights, by_weights)
     assert_close(found.rates, by_rates)
 
@@ -132,10 +212,10 @@ def test_the_orders_differ() -> None:
     assert any((one[n] - two[n]).norm() > 0.01 * two[n].norm() for n in one)
 
 
-def test_rate_gradient_has_its_closed_form() -> None:
+@pytest.mark.parametrize("name", DETECTORS)
+def test_rate_gradient_has_its_closed_form(name: str) -> None:
     """One step, last-step loss: d loss / d rate = -<query, support gradient> per kernel."""
-    detector, episodes = DETECTORS["fcos"], make_episodes(num_pairs=1)
-    episodes = episodes._replace(query_present=torch.ones_like(episodes.query_present))
+    detector, episodes = DETECTORS[name], make_episodes(num_pairs=1)
     weights, rates = make_network(detector, "head")
     setup = OuterStep(gammas=(0.0, 1.0), adapts="head", learns="head", second_order=False)
     found = meta_gradient(detector, weights, rates, episodes, setup).rates
@@ -172,20 +252,90 @@ def meta_gradient_at(
     return dict(zip(names, torch.autograd.grad(loss, [leaves[n] for n in names]), strict=True))
 
 
-def test_rates_agree_with_finite_differences() -> None:
-    detector, episodes = DETECTORS["fcos"], make_episodes(num_pairs=1)
-    weights, rates = make_network(detector, "head")
-    setup = OuterStep(gammas=GAMMAS, adapts="head", learns="head", second_order=True)
-    found = meta_gradient(detector, weights, rates, episodes, setup).rates
-    eps = 1e-7
-    for layer in ("cls.head.hidden0", "reg.head.output"):
-        shifted = []
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("adapts", ["head", "head+block4"])
+def test_second_order_agrees_with_finite_differences(adapts: str, name: str) -> None:
+    """Along one random direction through all weights, and one through all rates.
+
+    The step is small: a ReLU between the two points would change an inner gradient by a jump.
+    """
+    detector, episodes = DETECTORS[name], make_episodes(num_pairs=1, num_support=1)
+    weights, rates = make_network(detector, adapts)
+    setup = OuterStep(gammas=GAMMAS, adapts=adapts, learns="all", second_order=True)
+    found = meta_gradient(detector, weights, rates, episodes, setup)
+    for gradients, tensors in ((found.weights, weights), (found.rates, rates)):
+        eps, direction = 1e-9, directions(tensors)
+        ends = []
         for sign in (1, -1):
-            moved = rates | {layer: rates[layer] + sign * eps * torch.eye(len(rates[layer]))[0]}
-            loss = unrolled_meta_loss(detector, weights_with_grad(weights), moved, episodes, setup)
-            shifted.append(float(loss))
-        slope = (shifted[0] - shifted[1]) / (2 * eps)
-        assert abs(slope - float(found[layer][0])) < 1e-5 * max(1.0, abs(slope))
+            moved = {n: t + sign * eps * direction[n] for n, t in tensors.items()}
+            point = (moved, rates) if tensors is weights else (weights, moved)
+            theta, alpha = weights_with_grad(point[0]), point[1]
+            ends.append(float(unrolled_meta_loss(detector, theta, alpha, episodes, setup).detach()))
+        slope = (ends[0] - ends[1]) / (2 * eps)
+        expected = sum(float((gradients[n] * direction[n]).sum()) for n in tensors)
+        assert abs(slope - expected) < 2e-5 * max(1.0, abs(expected))
+
+
+def directions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A random direction of length 1 in each tensor."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = {n: torch.randn(t.shape, generator=generator).double() for n, t in tensors.items()}
+    return {name: each / each.norm() for name, each in drawn.items()}
+
+
+class Streamed(torch.autograd.Function):
+    """The unrolled meta-loss, with the streamed meta-gradient for its backward pass."""
+
+    @staticmethod
+    def forward(ctx, problem, names, *values):  # type: ignore[no-untyped-def]
+        detector, weights, rates, episodes, setup = problem
+        given = dict(zip(names, (value.detach() for value in values), strict=True))
+        weights = weights | {name: given[name] for name in names if name in weights}
+        rates = rates | {name: given[name] for name in names if name in rates}
+        ctx.names = names
+        with torch.enable_grad():
+            ctx.gradient = meta_gradient(detector, weights, rates, episodes, setup)
+            theta = weights_with_grad(weights)
+            return unrolled_meta_loss(detector, theta, rates, episodes, setup).detach()
+
+    @staticmethod
+    def backward(ctx, scale):  # type: ignore[no-untyped-def]
+        found = ctx.gradient.weights | ctx.gradient.rates
+        return None, None, *(scale * found[name] for name in ctx.names)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_gradcheck_through_second_order(name: str) -> None:
+    """Entry by entry: both output biases and all their layers' rates."""
+    detector, episodes = DETECTORS[name], make_episodes(num_pairs=1, num_support=1)
+    weights, rates = make_network(detector, "head")
+    setup = OuterStep(gammas=(0.3, 0.7), adapts="head", learns="head", second_order=True)
+    problem = (detector, weights, rates, episodes, setup)
+    names = ["reg.head.output.bias", "cls.head.output.bias", "cls.head.hidden0", "reg.head.output"]
+    values = [(weights | rates)[name].clone().requires_grad_() for name in names]
+
+    def loss(*given: Tensor) -> Tensor:
+        return Streamed.apply(problem, names, *given)
+
+    assert torch.autograd.gradcheck(loss, values, eps=1e-7, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_losses_have_the_second_derivatives_that_second_order_needs(name: str) -> None:
+    detector, episodes = DETECTORS[name], make_episodes(num_pairs=1)
+    _, labels = label_episodes(detector, episodes)
+    generator = torch.Generator().manual_seed(2)
+    maps = [
+        torch.randn(3, count, 33, 33, generator=generator, dtype=torch.float64).requires_grad_()
+        for count in detector.out_channels.values()
+    ]
+
+    def loss(*maps: Tensor) -> Tensor:
+        found = detector.losses(dict(zip(BRANCHES, maps, strict=True)), labels)
+        return torch.stack([found[branch].square().sum() for branch in BRANCHES])
+
+    assert torch.autograd.gradcheck(loss, maps, eps=1e-7, atol=1e-6, fast_mode=True)
+    assert torch.autograd.gradgradcheck(loss, maps, eps=1e-7, atol=1e-5, fast_mode=True)
 
 
 def weights_with_grad(weights: Weights) -> Weights:
@@ -204,8 +354,6 @@ def test_query_losses_are_those_of_the_adapted_network() -> None:
 
 
 def test_inner_loop_with_one_rate_equals_sgd() -> None:
-    from meta_train.detectors.network import branch_features, outputs, trunk_features
-
     detector, episodes = DETECTORS["fcos"], make_episodes(num_pairs=1)
     weights, rates = make_network(detector, "head")
     rates = {name: torch.full_like(rate, 0.01) for name, rate in rates.items()}

@@ -29,7 +29,9 @@ def batch_gradient(
     leaves = {name: weights[name].detach().requires_grad_() for name in learned}
     fixed = {name: weight.detach() for name, weight in weights.items()}
     images = torch.cat([episodes.query_images, episodes.support_images], dim=1)
-    features = boundary_features(detector, fixed | leaves, images, setup.adapts)
+    features = boundary_features(
+        detector, fixed | leaves, images, setup.adapts, exact=setup.exact_features
+    )
     pairs, per_pair = images.shape[:2]
     query_labels, support_labels = label_episodes(detector, episodes)
     labels = _pair_by_pair(query_labels, support_labels, pairs)

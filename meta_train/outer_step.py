@@ -12,6 +12,7 @@ gives the same gradient without that graph, pair by pair and step by step:
 Shapes: P pairs, N images, K inner steps.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -110,6 +111,10 @@ class OuterStep:
     second_order: bool
     """Differentiate through the inner gradients, or take them as constants (first order)."""
 
+    exact_features: bool = False
+    """Compute whatever does not adapt in the weights' own precision, also under autocast: rounding
+    moves ReLUs across 0 there, which harms the gradient far more than it does the features."""
+
 
 def unrolled_meta_loss(
     detector: Detector, weights: Weights, rates: Rates, episodes: Episodes, setup: OuterStep
@@ -155,9 +160,10 @@ def meta_gradient(
     upstream = [name for name in learned if name not in adapted]  # learned, before the boundary
     fixed = {name: weight.detach() for name, weight in weights.items()}
     leaves = {name: fixed[name].clone().requires_grad_() for name in upstream}
-    query = boundary_features(detector, fixed | leaves, episodes.query_images, setup.adapts)
+    adapts, exact, both = setup.adapts, setup.exact_features, fixed | leaves
+    query = boundary_features(detector, both, episodes.query_images, adapts, exact=exact)
     with torch.set_grad_enabled(setup.second_order):
-        support = boundary_features(detector, fixed | leaves, episodes.support_images, setup.adapts)
+        support = boundary_features(detector, both, episodes.support_images, adapts, exact=exact)
     query_labels, support_labels = label_episodes(detector, episodes)
     tasks = Task(support, support_labels, query, query_labels)
     found = gradient_from_boundary(detector, fixed, rates, tasks, setup)
@@ -271,10 +277,16 @@ def boundary_features(
     weights: Weights,
     images: UInt8[Tensor, "P N 3 H W"],
     adapts: Adapts,
+    *,
+    exact: bool = False,
 ) -> Features:
-    """Features of all images at the boundary of what adapts: (P, N, C, h, w) in each branch."""
-    shared = trunk_features(weights, images.flatten(0, 1))
-    features = branch_features(detector.network, weights, shared, adapts)
+    """Features of all images at the boundary of what adapts: (P, N, C, h, w) in each branch.
+
+    ``exact`` ones are computed in the weights' own precision, also under autocast.
+    """
+    with torch.autocast(images.device.type, enabled=False) if exact else nullcontext():
+        shared = trunk_features(weights, images.flatten(0, 1))
+        features = branch_features(detector.network, weights, shared, adapts)
     pairs, count = images.shape[:2]
     return {branch: x.reshape(pairs, count, *x.shape[1:]) for branch, x in features.items()}
 

@@ -125,6 +125,7 @@ def _setup(config: TrainConfig, iteration: int) -> OuterStep:
         adapts=inner.adapts,
         learns=outer.learns,
         second_order=epoch >= outer.second_order_from_epoch,
+        exact_features=outer.precision == "bf16",
     )
 
 
@@ -140,7 +141,7 @@ def _gradient(
     episodes = to_episodes(batch, device, dtype)
     compute = meta_gradient if config.outer_loop.method == "maml" else batch_gradient
     size = config.outer_loop.pairs_at_once
-    with _precision(config, device):
+    with _rounded(config.outer_loop.precision != "fp32", device):
         parts = [
             compute(
                 learner.detector,
@@ -165,10 +166,10 @@ def _over_workers(mine: MetaGradient) -> MetaGradient:
     return MetaGradient(weights, rates, query_losses, num_pairs=round(float(pairs)))
 
 
-def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
-    bf16 = config.outer_loop.precision == "bf16"
+def _rounded(rounds: bool, device: torch.device) -> AbstractContextManager[None]:
+    """Convolutions in bfloat16, or not."""
     # Its cache would keep every inner step's weights of every pair until the batch is done.
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=rounds, cache_enabled=False)
 
 
 def _point(
@@ -211,7 +212,7 @@ def _validates(config: TrainConfig, iteration: int) -> bool:
 def _validate(config: TrainConfig, state: TrainState, held_out: EpisodeStream, rim: Rim) -> Metrics:
     lanes = range(rim.rank, config.validation.batch_pairs, rim.world_size)
     steps = config.inner_loop.num_steps
-    with _precision(config, rim.device):
+    with _rounded(config.outer_loop.precision == "bf16-all", rim.device):
         metrics = validate(state.learner, held_out, config.validation, num_steps=steps, lanes=lanes)
     if rim.rank == 0:
         rim.log(metrics, state.iteration)

@@ -95,4 +95,5 @@ def online_update_study(
             CELLS, configure, base, seeds[:1] if checkpoint else seeds, checkpoint=checkpoint
         ),
         measures=MEASURES,
+        own_settings=True,
     )

@@ -87,6 +87,12 @@ def tuning_of(search: Search[Any]) -> SequenceSet:
     tuning = trials(search.finals({}))[0].sequences.tuning
     if tuning is None:
         raise ValueError(f"search {search.name!r} has no tuning sequences")
+    benchmark = tuning.benchmark
+    if benchmark.resets is not None or not benchmark.metrics[0].per_sequence:
+        raise ValueError(
+            f"a search needs a score of each sequence in one pass, which {benchmark.title} "
+            f"({benchmark.protocol}) does not give; set a tuning benchmark and folder"
+        )
     return tuning
 
 

@@ -114,7 +114,7 @@ def study_sequences(
         ValueError: there is nothing to report on or to choose by, or both have a video in common;
             `DatasetError` and `IncompleteResultsError` are such, and say what to do.
     """
-    benchmark = find_benchmark(evaluation.benchmark)
+    benchmark = _with_ground_truth(evaluation.benchmark)
     videos = _videos(benchmark, evaluation, synthetic)
     if tuning is None:
         return StudySequences(
@@ -124,7 +124,7 @@ def study_sequences(
         own = replace(
             evaluation, benchmark=tuning.benchmark, folder=tuning.folder, max_sequences=None
         )
-        row = find_benchmark(tuning.benchmark)
+        row = _with_ground_truth(tuning.benchmark)
         others = _videos(row, own, None)
         _require_apart(others, videos)
         return StudySequences(
@@ -160,6 +160,16 @@ class _Video:
     frames: int
 
 
+def _with_ground_truth(name: str) -> Benchmark:
+    benchmark = find_benchmark(name)
+    if not benchmark.metrics:
+        raise ValueError(
+            f"{benchmark.title}: a study compares by scores, but a server has its ground truth; "
+            "take another benchmark"
+        )
+    return benchmark
+
+
 def _videos(
     benchmark: Benchmark, evaluation: EvaluationConfig, synthetic: SyntheticConfig | None
 ) -> list[_Video]:
@@ -192,7 +202,7 @@ def _sequence_set(
 ) -> SequenceSet:
     """The first so many sequences as a benchmark whose name and title say what it is."""
     chosen = videos[:max_sequences]
-    expected = of or len(benchmark.sequences or videos)
+    expected = of or benchmark.num_sequences or len(benchmark.sequences or videos)
     frames = {video.sequence: video.frames for video in chosen}
     if part is None and len(chosen) == expected:
         return SequenceSet(benchmark=benchmark, frames=frames)
@@ -203,6 +213,8 @@ def _sequence_set(
         title=f"{benchmark.title}, {f'{part} part, ' if part else ''}"
         f"{len(chosen)} of {expected} sequences",
         sequences=tuple(frames),
+        num_sequences=None,
+        server=None,  # which takes nothing but the whole benchmark
     )
     return SequenceSet(benchmark=row, frames=frames)
 

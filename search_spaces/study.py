@@ -109,6 +109,10 @@ class Study:
     tuning: TuningConfig | None = None
     """The sequences by which it chooses; None where it chooses nothing, and reports on all."""
 
+    own_settings: bool = False
+    """Keep a cell's tracker constants where the benchmark's row asks for others (LaSOT's rows ask
+    for online updates of cls only)."""
+
     def __post_init__(self) -> None:
         if not self.variants or not self.measures:
             raise ValueError(

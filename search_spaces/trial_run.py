@@ -76,6 +76,20 @@ class TrialResult:
 _RESULT = TypeAdapter(TrialResult)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """What a study's trials need to know of it."""
+
+    name: str
+    """The study's."""
+
+    tuning: TuningConfig | None
+    """The study's."""
+
+    own_settings: bool
+    """The study's."""
+
+
 def finished(storage: str, trial_id: str) -> TrialResult | None:
     """The result of a trial that ended well; None where there is none."""
     filesystem, root = open_folder(storage)
@@ -96,16 +110,13 @@ def given_checkpoint(folder: str) -> tuple[TrainConfig, TrainResult]:
     return checkpoints.load(path).config, TrainResult(run_id=path, best=path, last=path, metrics={})
 
 
-def run_trial(
-    trial: Trial, trained: TrainResult, *, study: str, tuning: TuningConfig | None
-) -> TrialResult:
+def run_trial(trial: Trial, trained: TrainResult, settings: StudySettings) -> TrialResult:
     """Tracks with a trained detector, and logs and keeps what came out; on the connected Ray.
 
     Args:
         trial: with absolute paths.
         trained: its training.
-        study: the study's name.
-        tuning: the study's.
+        settings: the study's.
 
     Raises:
         IncompleteResultsError: sequences could not be tracked; it names each.
@@ -113,7 +124,8 @@ def run_trial(
     """
     variant, started = trial.variant, time.monotonic()
     config = variant.config
-    run_log = _open_run_log(trial, trained, study)
+    tuning = settings.tuning
+    run_log = _open_run_log(trial, trained, settings.name)
     status: Literal["FINISHED", "FAILED"] = "FAILED"
     try:
         checkpoint, tried = Path(trained.best), {}
@@ -123,7 +135,14 @@ def run_trial(
             checkpoint = with_constant_rate(checkpoint, best_rate(tried), Path(config.storage))
             _log_rates(run_log, tried)
         folder = Path(config.evaluation.folder)
-        scores = _track(config, checkpoint, trial.sequences.report, folder, run_log)
+        scores = _track(
+            config,
+            checkpoint,
+            trial.sequences.report,
+            folder,
+            run_log,
+            own_settings=settings.own_settings,
+        )
         log_scores(run_log, scores)
         metrics = _metrics(config, trained, scores)
         run_log.log_metrics(metrics, step=0)
@@ -181,6 +200,8 @@ def _track(
     folder: Path,
     run_log: RunLog | None,
     phases: Sequence[Phase] | None = None,
+    *,
+    own_settings: bool = False,
 ) -> list[TrackerScore]:
     """The scores of a checkpoint in each phase."""
     evaluation = config.evaluation
@@ -198,6 +219,7 @@ def _track(
         Path(config.storage) / "results",
         run_log=run_log,
         max_frames=evaluation.max_frames,
+        own_settings=own_settings,
         num_gpus_per_task=evaluation.gpus_per_task if evaluation.device.startswith("cuda") else 0.0,
     )
 

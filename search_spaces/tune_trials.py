@@ -16,10 +16,15 @@ from typing import Any
 
 from meta_train.placement import cluster_nodes, require_room, runs_that_fit
 from meta_train.train_config import ScalingConfig
-from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study import Study, Trial, study_id
 from search_spaces.training import absolute_storage, train_once, with_absolute_paths
-from search_spaces.trial_run import TrialResult, finished, given_checkpoint, run_trial
+from search_spaces.trial_run import (
+    StudySettings,
+    TrialResult,
+    finished,
+    given_checkpoint,
+    run_trial,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +102,11 @@ def _run_groups(study: Study, groups: Sequence[Group], storage: str, slots: int)
     from ray import tune
 
     driver = tune.with_parameters(
-        _drive, study=study.name, tuning=study.tuning, groups=tuple(groups)
+        _drive,
+        settings=StudySettings(
+            name=study.name, tuning=study.tuning, own_settings=study.own_settings
+        ),
+        groups=tuple(groups),
     )
     trials = [trial for group in groups for trial in group]
     logger.info("%d trials to run on %d trainings, %d at a time", len(trials), len(groups), slots)
@@ -131,9 +140,7 @@ def _failure(trial: Trial, failed: dict[str, str]) -> TrialResult:
     )
 
 
-def _drive(
-    config: dict[str, Any], study: str, tuning: TuningConfig | None, groups: Sequence[Group]
-) -> None:
+def _drive(config: dict[str, Any], settings: StudySettings, groups: Sequence[Group]) -> None:
     """The driver of a group, in a process of its own: trains once, then tracks for each trial."""
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -144,12 +151,12 @@ def _drive(
     if first.checkpoint:
         trained = given_checkpoint(first.checkpoint)[1]
     else:
-        tags = {"study": study, "seed": str(first.seed)}
+        tags = {"study": settings.name, "seed": str(first.seed)}
         trained = train_once(first.config, tags=tags, callbacks=(TuneReportCallback(),))
     failed = {}
     for trial in group:
         try:
-            run_trial(trial, trained, study=study, tuning=tuning)
+            run_trial(trial, trained, settings)
         except Exception as error:  # one trial's failure must not lose the group's others
             logger.exception("%s failed", trial.trial_id)
             failed[trial.trial_id] = f"{type(error).__name__}: {error}"

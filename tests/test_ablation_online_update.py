@@ -1,0 +1,72 @@
+"""Table 3's cells."""
+
+from pathlib import Path
+
+import torch
+
+from eval_jobs.presets import PRESETS
+from meta_train import checkpoint as checkpoints
+from meta_train.checkpoint import Checkpoint
+from meta_train.learner import initial_learner
+from meta_train.train_config import TrainConfig, fingerprint
+from search_spaces.online_update_cells import CELLS, online_update_study
+from search_spaces.plan import plan_text
+from search_spaces.study import trials
+from search_spaces.study_options import StudyOptions, base_config
+from search_spaces.tune_trials import grouped
+
+OPTIONS = StudyOptions(seeds=(0,), short_pairs=0)
+
+
+def test_all_rows_track_with_one_detector_the_quickstarts() -> None:
+    study = online_update_study(base_config(OPTIONS), OPTIONS.seeds)
+    (group,) = grouped(trials(study))
+    assert len(group) == len(CELLS)
+    mine, quickstart = group[0].variant.config.train, PRESETS["quickstart"][1].train
+    assert fingerprint(mine, "shards") == fingerprint(quickstart, "shards")
+    assert study.own_settings  # LaSOT's row asks for cls only, and Table 3 varies just that
+
+
+def test_rows_differ_in_what_is_updated_and_how_often() -> None:
+    study = online_update_study(base_config(OPTIONS), OPTIONS.seeds)
+    found = {}
+    for variant in study.variants:
+        tracker, phases = variant.config.evaluation.tracker, variant.config.evaluation.phases
+        found[variant.cell] = (phases, tracker.update_interval_frames, tracker.update_branches)
+    both = ("cls", "reg")
+    assert found == {
+        "none": (("after",), None, both),
+        "cls": (("online",), 10, ("cls",)),
+        "both": (("online",), 10, both),
+        "both_every_5": (("online",), 5, both),
+        "both_every_20": (("online",), 20, both),
+    }
+
+
+def test_the_papers_rows_are_table_3s() -> None:
+    rows = {cell.name: [figures[0] for figures in cell.published.values()] for cell in CELLS}
+    assert rows["none"] == [0.671, 0.341, 0.743, 0.511, 85.0]
+    assert rows["cls"] == [0.690, 0.394, 0.747, 0.523, 58.0]
+    assert rows["both"] == [0.704, 0.392, 0.757, 0.496, 42.0]
+    assert rows["both_every_5"] == []
+
+
+def test_a_given_checkpoint_is_not_trained(tmp_path: Path, tiny_config: TrainConfig) -> None:
+    learner = initial_learner(
+        tiny_config.detector,
+        tiny_config.rates,
+        adapts=tiny_config.inner_loop.adapts,
+        generator=torch.Generator().manual_seed(0),
+    )
+    content = Checkpoint(
+        config=tiny_config,
+        weights=learner.weights,
+        rates=learner.rates,
+        optimizer={},
+        iteration=0,
+    )
+    folder = str(checkpoints.save(content, tmp_path / "best"))
+    study = online_update_study(base_config(OPTIONS), (0, 1, 2), folder)
+    assert [variant.seed for variant in study.variants] == [0] * len(CELLS)
+    text = plan_text(study)
+    assert "on 0 trainings" in text and "on the checkpoint given" in text

@@ -1,0 +1,281 @@
+"""Searches: what is refused before they start, what they remember, what they choose."""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cloudpickle import cloudpickle
+
+from data_pipeline.synthetic_scenes import SyntheticConfig
+from eval_jobs.pipeline import PipelineConfig
+from meta_train.run_log import MlflowConfig
+from meta_train.train_config import TrainConfig
+from search_spaces import tune_search
+from search_spaces.inner_loop_space import SPACE, Knob, inner_loop_search, with_rungs
+from search_spaces.search import Interval, Options, Search, Space, all_choices
+from search_spaces.search_ledger import OBJECTIVE, Ending, Ledger, Tried, finalists
+from search_spaces.search_run import search_figure, search_plan, tried_rows, tuning_of
+from search_spaces.sequence_parts import SequenceSet, TuningConfig
+from search_spaces.study import Measure, trials
+from search_spaces.study_options import StudyOptions, base_config
+from search_spaces.tracker_space import SPACE as TRACKER_SPACE
+from search_spaces.tracker_space import tracker_search
+from search_spaces.tune_search import ledger_of, run_search
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepsChoice:
+    """What the searches here vary."""
+
+    num_steps: int = 4
+    window_weight: float = 0.4
+
+
+def configure(choice: StepsChoice, base: PipelineConfig) -> PipelineConfig:
+    inner = replace(base.train.inner_loop, num_steps=choice.num_steps)
+    tracker = replace(base.evaluation.tracker, window_weight=choice.window_weight)
+    return replace(
+        base,
+        train=replace(base.train, inner_loop=inner),
+        evaluation=replace(base.evaluation, tracker=tracker, phases=("after",)),
+    )
+
+
+STEPS: Space = {"num_steps": Options(values=(1, 2, 4))}
+
+
+def search_of(space: Space, **changes: Any) -> Search[StepsChoice]:
+    settings: dict[str, Any] = {
+        "name": "search_steps",
+        "title": "Steps",
+        "space": space,
+        "start": StepsChoice(),
+        "configure": configure,
+        "base": PipelineConfig(synthetic=SyntheticConfig()),
+        "tuning": TuningConfig(),
+        "measures": (Measure(name="tracking/auc", title="AUC", higher_is_better=True),),
+    }
+    return Search(**(settings | changes))
+
+
+def tried(num_steps: int, score: float | None, ending: Ending = "finished") -> Tried:
+    metrics = {} if score is None else {OBJECTIVE: score}
+    return Tried(values={"num_steps": num_steps}, ending=ending, metrics=metrics, seconds=2.0)
+
+
+@pytest.mark.parametrize(
+    ("space", "changes", "message"),
+    [
+        ({}, {}, "its space is empty"),
+        ({"steps": Options(values=(1,))}, {}, r"no such knobs: \['steps'\]; there are num_steps"),
+        ({"num_steps": Options(values=(1, 2))}, {}, "lies outside the space in {'num_steps': 4}"),
+        ({"num_steps": Options(values=(0, 4))}, {}, r"{'num_steps': 0}: ValueError: num_steps"),
+        ({"window_weight": Interval(low=0.0, high=2.0)}, {}, r"'window_weight': 2.0}.*\[0, 1\]"),
+        (STEPS, {"num_trials": 0}, "at least one trial, one finalist and one seed"),
+    ],
+)
+def test_a_search_that_cannot_run_is_refused_by_name(
+    space: Space, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        search_of(space, **changes)
+
+
+def test_knobs_that_hold_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="different values, at least one, got"):
+        Options(values=())
+    with pytest.raises(ValueError, match="different values"):
+        Options(values=(1, 1))
+    with pytest.raises(ValueError, match="low < high"):
+        Interval(low=1.0, high=1.0)
+    with pytest.raises(ValueError, match="logarithmic"):
+        Interval(low=0.0, high=1.0, log=True)
+
+
+def test_a_grid_has_every_combination_and_takes_no_interval() -> None:
+    space: Space = {"a": Options(values=(1, 2)), "b": Options(values=("x", "y"))}
+    assert len(all_choices(space)) == 4 and {"a": 2, "b": "x"} in all_choices(space)
+    with pytest.raises(ValueError, match=r"these are intervals: \['w'\]"):
+        all_choices({"w": Interval(low=0.0, high=1.0)})
+
+
+def test_a_searchs_id_stays_with_its_question() -> None:
+    search = search_of(STEPS)
+    moved = replace(search.base, evaluation=replace(search.base.evaluation, folder="elsewhere"))
+    assert replace(search, base=moved, num_trials=99).search_id == search.search_id
+    other = replace(search, space={"num_steps": Options(values=(1, 4))})
+    assert other.search_id != search.search_id
+    assert replace(search, seeds=(1,)).search_id != search.search_id
+
+
+def test_the_finals_are_a_study_on_other_sequences() -> None:
+    search = search_of(STEPS, seeds=(3, 5))
+    study = search.finals({"best1": {"num_steps": 1}})
+    assert [(v.cell, v.seed) for v in study.variants] == [
+        ("start", 3),
+        ("best1", 3),
+        ("start", 5),
+        ("best1", 5),
+    ]
+    assert study.variants[1].config == search.config({"num_steps": 1})  # so it is trained already
+    sequences = trials(study)[0].sequences
+    assert not set(tuning_of(search).frames) & set(sequences.report.frames)
+
+
+def test_a_ledger_remembers_what_was_tried(tmp_path: Path) -> None:
+    ledger = Ledger(folder=tmp_path / "tried")
+    assert ledger.read() == []
+    ledger.write(tried(1, None, "started"))
+    ledger.write(tried(2, 0.5))
+    ledger.write(tried(1, 0.3, "stopped"))
+    assert {each.values["num_steps"]: each.ending for each in ledger.read()} == {
+        1: "stopped",
+        2: "finished",
+    }
+    (tmp_path / "tried" / "x.json").write_text("{")
+    with pytest.raises(ValueError, match=r"x\.json: not the record"):
+        ledger.read()
+
+
+def test_finalists_are_the_best_of_those_that_ran_to_the_end() -> None:
+    found = finalists([tried(1, 0.2), tried(2, 0.9, "stopped"), tried(4, 0.5)], 5)
+    assert found == {"best1": {"num_steps": 4}, "best2": {"num_steps": 1}}
+    with pytest.raises(ValueError, match=r"none of the 2 choices.*'tuning/auc'"):
+        finalists([tried(1, None, "failed"), tried(2, 0.1, "stopped")], 1)
+
+
+def test_the_report_lists_all_that_was_tried_best_first() -> None:
+    search = search_of(STEPS)
+    results = [tried(1, 0.2), tried(2, 0.9, "stopped"), tried(4, None, "failed")]
+    rows = tried_rows(search, results)
+    assert [(row["num_steps"], row["ending"]) for row in rows] == [
+        ("1", "finished"),
+        ("2", "stopped"),
+        ("4", "failed"),
+    ]
+    assert len(search_figure(search, results).axes) == 1
+
+
+def test_the_plan_of_a_search_names_knobs_cost_and_sequences(tmp_path: Path) -> None:
+    base = replace(PipelineConfig(synthetic=SyntheticConfig()), storage=str(tmp_path / "runs"))
+    text = search_plan(search_of(STEPS, base=base, num_trials=7), "tpe", trained=False)
+    assert "1, 2, 4" in text and "To try: 7 of 7" in text and "CPU-minutes" in text
+    assert "Chosen by" in text and "Reported on" in text
+    assert "3 of 3 choices" in search_plan(search_of(STEPS, base=base), "grid", trained=False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_knob_of_the_inner_loop_alone_and_jointly_makes_valid_configs() -> None:
+    options = StudyOptions()
+    base = with_rungs(base_config(options), 3)
+    assert base.train.outer_loop.num_epochs == 3 and base.train.validation.every_epochs == 1
+    knobs: list[Knob] = list(SPACE)  # type: ignore[arg-type]
+    for chosen in (*([knob] for knob in knobs), knobs):
+        search = inner_loop_search(
+            base, options.tuning, knobs=chosen, seeds=(0,), num_trials=2, num_finalists=1
+        )
+        assert set(search.space) == set(chosen)
+    config = search.config({"num_steps": 2, "kllr": "cls", "update_interval_frames": 0})
+    assert config.train.inner_loop.num_steps == 2 and config.train.rates.learned_in == ("cls",)
+    assert config.evaluation.phases == ("after",)
+    assert config.train.gammas.annealing_epochs == 1.5
+
+
+def test_the_trackers_constants_change_no_training() -> None:
+    options = StudyOptions(short_pairs=0)
+    base = base_config(options)
+    search = tracker_search(
+        base,
+        options.tuning,
+        knobs=list(TRACKER_SPACE),  # type: ignore[arg-type]
+        seed=0,
+        num_trials=2,
+        num_finalists=1,
+        checkpoint="",
+    )
+    assert search.starting_values["window_weight"] == base.evaluation.tracker.window_weight
+    config = search.config({"window_weight": 0.0, "min_score": 0.05})
+    assert config.train == base.train and config.evaluation.tracker.min_score == 0.05
+
+
+_PEAK = 0.25
+
+
+def fake_trial(values: dict[str, Any], search: Search[Any], tuning: SequenceSet) -> None:
+    """Reports once a sequence; fails at one value; best at the peak. Notes when it ran."""
+    from ray import tune
+
+    weight = float(values["window_weight"])
+    begin = time.time()
+    if weight == 0.4:
+        raise ValueError("the starting point broke")
+    for count in range(1, len(tuning.frames) + 1):
+        time.sleep(0.05)
+        tune.report({OBJECTIVE: 1.0 - abs(weight - _PEAK), "iteration": count})
+    folder = Path(search.base.storage) / "times"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{weight}.txt").write_text(f"{begin} {time.time()}")
+
+
+@pytest.fixture
+def by_value() -> Iterator[None]:
+    """Ray's processes cannot import this module, so they get its functions with the trial."""
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    yield
+    cloudpickle.unregister_pickle_by_value(module)
+
+
+@pytest.fixture
+def fake_search(
+    tmp_path: Path, tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Search[StepsChoice]]:
+    monkeypatch.setattr(tune_search, "run_tracking_trial", fake_trial)
+    monkeypatch.setattr("search_spaces.search.content_digest", lambda folder: "digest")
+    base = PipelineConfig(
+        train=tiny_config,
+        storage=str(tmp_path / "runs"),
+        mlflow=MlflowConfig(
+            tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", undelivered_dir=str(tmp_path / "left")
+        ),
+    )
+    yield search_of(
+        {"window_weight": Interval(low=0.0, high=1.0)},
+        base=base,
+        checkpoint=str(tmp_path / "best"),
+        num_trials=8,
+    )
+
+
+@pytest.mark.ray
+def test_a_search_tries_goes_on_and_survives_a_failure(
+    fake_search: Search[StepsChoice], by_value: None, ray_session: None
+) -> None:
+    tuning = tuning_of(search_of(STEPS))
+    found = run_search(fake_search, tuning, "tpe")
+    endings = [each.ending for each in found]
+    assert len(found) == 8 and endings.count("failed") == 1
+    (failed,) = [each for each in found if each.ending == "failed"]
+    assert failed.values == {"window_weight": 0.4}  # the starting point comes first
+    assert failed.error == "ValueError: the starting point broke"
+    assert "finished" in endings and "started" not in endings
+    assert all(each.mlflow_run_id for each in found)
+    spans = [
+        tuple(map(float, path.read_text().split()))
+        for path in (Path(fake_search.base.storage) / "times").glob("*.txt")
+    ]
+    most = max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
+    assert most <= 2  # two CPUs
+
+    ledger = ledger_of(fake_search, tuning)
+    killed = next(each for each in found if each.ending == "finished")
+    ledger.write(replace(killed, ending="started", metrics={}))
+    again = run_search(replace(fake_search, num_trials=9), tuning, "tpe")
+    by_id = {each.trial_id: each for each in again}
+    assert len(again) == 9 and by_id[killed.trial_id].ending == "finished"
+    kept = [each for each in found if each.trial_id != killed.trial_id]
+    assert all(by_id[each.trial_id] == each for each in kept)

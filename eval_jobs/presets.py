@@ -21,7 +21,7 @@ QUICKSTART_TRAINING = TrainConfig(
         ),
         distance_std_px=32.0,
         negatives_per_positive=10.0,
-        cls_weight=12.0,
+        cls_weight=8.0,
         reg_weight=1.0,
     ),
     gammas=GammaConfig(annealing_epochs=0.0),

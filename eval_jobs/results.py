@@ -195,7 +195,7 @@ def _trajectory(content: dict[str, Any], track: Track, path: Path) -> Trajectory
             scores=np.array(content["scores"], dtype=np.float64),
             lost=np.array(content["lost"], dtype=bool),
             seconds=np.array(content["seconds"], dtype=np.float64),
-            codes=np.array(content["codes"]) if "repetition" in content else None,
+            codes=np.array(content["codes"], dtype=np.int64) if "repetition" in content else None,
         )
     except (KeyError, ValueError, TypeError) as error:
         raise ResultError(_complaint(track, path, f"its arrays are wrong ({error})")) from error

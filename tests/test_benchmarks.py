@@ -1,7 +1,9 @@
 """`eval_jobs.benchmarks`: the official lists, and scores that say what they are over."""
 
+import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -15,7 +17,9 @@ from eval_jobs.benchmarks import (
     select,
 )
 from eval_jobs.otb_sequences import OTB50, OTB100, OTB2013
-from eval_jobs.scoring import score_otb, score_visible
+from eval_jobs.protocols import ResetConfig, Trajectory
+from eval_jobs.scores import score_sequence
+from eval_jobs.scoring import score_lasot, score_otb, score_visible
 
 
 def otb_sequence(
@@ -135,3 +139,67 @@ def test_own_videos_count_visible_frames_only() -> None:
     assert curves.success[0] == curves.precision[0] == 1.0
     with pytest.raises(ValueError, match="3 boxes expected, got 2"):
         score_visible(np.array([box] * 2), track)
+
+
+def trackingnet_video(folder: Path, name: str) -> None:
+    """A video of TrackingNet's test set, which has the first box only."""
+    (folder / "TEST" / "anno").mkdir(parents=True, exist_ok=True)
+    (folder / "TEST" / "anno" / f"{name}.txt").write_text("1,2,30,40\n")
+    (folder / "TEST" / "frames" / name).mkdir(parents=True)
+    for frame in range(2):
+        (folder / "TEST" / "frames" / name / f"{frame}.jpg").touch()
+
+
+def test_benchmark_of_which_only_the_number_is_known_counts_its_sequences(tmp_path: Path) -> None:
+    trackingnet_video(tmp_path, "first")
+    trackingnet_video(tmp_path, "second")
+    with pytest.raises(IncompleteResultsError, match=r"needs 511 sequences, .* lacks 509\. Add"):
+        select(find_benchmark("trackingnet"), tmp_path)
+    partial = select(find_benchmark("trackingnet"), tmp_path, partial=True)
+    assert partial.coverage == "2 of 511 sequences"
+    pair = dataclasses.replace(find_benchmark("trackingnet"), num_sequences=2)
+    assert not select(pair, tmp_path).is_partial
+    single = dataclasses.replace(pair, num_sequences=1)
+    with pytest.raises(DatasetError, match="has 1 sequences, 2 found"):
+        select(single, tmp_path)
+
+
+def test_official_lists_of_the_other_benchmarks() -> None:
+    counts = {"vot2018": 60, "lasot": 280, "got10k_test": 180, "got10k_val": 180}
+    for name, count in counts.items():
+        names = find_benchmark(name).sequences
+        assert names is not None
+        assert len(set(names)) == count
+    assert find_benchmark("lasot").update_branches == ("cls",)
+    assert find_benchmark("vot2018").resets == ResetConfig()
+
+
+def test_lasot_takes_absent_frames_out_of_the_hits() -> None:
+    box = [10.0, 10.0, 20.0, 20.0]
+    track = make_track([box, box, [np.nan] * 4, box], [True, True, False, False])
+    curves = score_lasot(np.array([box] * 4), track)
+    assert curves.success[0] == curves.precision[0] == 0.5
+
+
+def test_got10k_and_trackingnet_rows_score_a_perfect_tracker(tmp_path: Path) -> None:
+    box = [10.0, 10.0, 20.0, 20.0]
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((40, 50, 3), dtype=np.uint8))
+    track = dataclasses.replace(
+        make_track([box] * 3, [True] * 3), image_files=(tmp_path / "0.png",) * 3
+    )
+    run = Trajectory(
+        boxes=np.array([box] * 3),
+        scores=np.ones(3),
+        lost=np.zeros(3, dtype=bool),
+        seconds=np.full(3, 0.5),
+    )
+    for name in ("got10k_val", "trackingnet_train11"):
+        score = score_sequence(find_benchmark(name), track, [run, run])
+        assert list(score.values.values()) == pytest.approx([1.0] * 3)
+        assert score.fps == 2.0
+    hidden = score_sequence(find_benchmark("trackingnet"), track, run)
+    assert hidden.values == {}
+    with pytest.raises(ValueError, match=r"made/video: runs with resets expected"):
+        score_sequence(find_benchmark("vot2018"), track, run)
+    with pytest.raises(ValueError, match=r"made/video: runs of 2 frames expected, got \[3\]"):
+        score_sequence(find_benchmark("trackingnet"), track[:2], run)

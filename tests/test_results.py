@@ -164,3 +164,58 @@ def test_names_cannot_leave_their_folder(name: str) -> None:
     assert safe
     assert "/" not in safe
     assert not safe.startswith(".")
+
+
+def reset_trajectory() -> Trajectory:
+    boxes = np.full((4, 4), np.nan)
+    boxes[1] = [1.0, 2.0, 3.0, 4.0]
+    return dataclasses.replace(trajectory(), boxes=boxes, codes=np.array([1, 3, 2, 0]))
+
+
+def test_repetitions_have_files_of_their_own(store: ResultStore) -> None:
+    third = dataclasses.replace(store, repetition=2)
+    written = reset_trajectory()
+    path = third.write(track(), written)
+    assert path.name.endswith("-003.json")
+    assert path.parent.name == "otb-resets"
+    found = third.read(track())
+    assert found is not None
+    assert found.codes is not None
+    np.testing.assert_array_equal(found.boxes, written.boxes)
+    np.testing.assert_array_equal(found.codes, [1, 3, 2, 0])
+    assert dataclasses.replace(store, repetition=1).read(track()) is None
+    assert store.read(track()) is None
+
+
+def test_runs_with_and_without_resets_are_not_confused(store: ResultStore) -> None:
+    repetition = dataclasses.replace(store, repetition=0)
+    with pytest.raises(ResultError, match=r"otb/Jogging\.2: .*files of their own"):
+        repetition.write(track(), trajectory())
+    with pytest.raises(ResultError, match=r"otb/Jogging\.2: .*files of their own"):
+        store.write(track(), reset_trajectory())
+    text = repetition.write(track(), reset_trajectory()).read_text()
+    for other, reason in (
+        (dataclasses.replace(store, repetition=1), "repetition is 0, not 1"),
+        (store, "schema is"),
+    ):
+        path = other.path(track())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        with pytest.raises(ResultError, match=f"its {reason}"):
+            other.read(track())
+
+
+@pytest.mark.parametrize("codes", [[1, 3, 3, 0], [1, 3, 2], [0, 3, 2, 0], [1, 3, 2, 9], ["x"] * 4])
+def test_codes_that_do_not_fit_their_boxes_are_refused(store: ResultStore, codes: list) -> None:
+    repetition = dataclasses.replace(store, repetition=0)
+    path = repetition.write(track(), reset_trajectory())
+    whole = json.loads(path.read_text()) | {"codes": codes}
+    del whole["sha256"]
+    path.write_text(json.dumps(whole | {"sha256": results._digest(whole)}))
+    with pytest.raises(ResultError, match=r"otb/Jogging\.2: .*arrays are wrong"):
+        repetition.read(track())
+
+
+def test_polygons_are_part_of_the_annotation(store: ResultStore) -> None:
+    turned = dataclasses.replace(track(), polygons=np.zeros((4, 4, 2)))
+    assert store.path(turned) != store.path(track())

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from data_pipeline.episodes import EpisodeBatch
 from meta_train.detectors import Detector
-from meta_train.detectors.backbone import BRANCHES, Weights
+from meta_train.detectors.backbone import BRANCHES, Weights, channels_last
 from meta_train.detectors.network import (
     Adapts,
     Features,
@@ -158,7 +158,7 @@ def meta_gradient(
     adapted = adapted_names(weights, setup.adapts, BRANCHES)
     learned = learned_weights(weights, setup.learns)
     upstream = [name for name in learned if name not in adapted]  # learned, before the boundary
-    fixed = {name: weight.detach() for name, weight in weights.items()}
+    fixed = channels_last({name: weight.detach() for name, weight in weights.items()})
     leaves = {name: fixed[name].clone().requires_grad_() for name in upstream}
     adapts, exact, both = setup.adapts, setup.exact_features, fixed | leaves
     query = boundary_features(detector, both, episodes.query_images, adapts, exact=exact)
@@ -213,7 +213,7 @@ def gradient_from_boundary(
     """
     names = adapted_names(weights, setup.adapts, BRANCHES)
     rate_leaves = {name: rate.detach().requires_grad_() for name, rate in rates.items()}
-    theta_0 = {name: weights[name] for name in names}
+    theta_0 = channels_last({name: weights[name] for name in names})
     expanded = expand(rate_leaves, theta_0)
     alpha = {name: rate.detach() for name, rate in expanded.items()}
     num_pairs, num_queries = next(iter(tasks.query.values())).shape[:2]

@@ -77,6 +77,14 @@ def prepare(images: UInt8[Tensor, "N 3 H W"], dtype: torch.dtype) -> Float[Tenso
     return (scaled - mean) / std
 
 
+def channels_last(weights: Weights) -> Weights:
+    """The same weights, kernels laid out as convolutions of channels-last images want them."""
+    return {
+        name: weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight
+        for name, weight in weights.items()
+    }
+
+
 def folded(weights: Weights) -> Conv:
     """The convolutions of a network, batch norm folded into their weights and biases."""
 

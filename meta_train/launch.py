@@ -3,6 +3,7 @@
 python meta_train/launch.py                                 # quickstart, nothing to prepare
 python meta_train/launch.py small --train.shards SHARDS     # real data
 python meta_train/launch.py --resume RUN_ID                 # goes on where it stopped
+python meta_train/launch.py PRESET --plan                   # size, memory and cost, nothing starts
 python meta_train/launch.py PRESET --help                   # every setting
 """
 
@@ -11,12 +12,14 @@ import sys
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
+import torch
 import tyro
 
 from data_pipeline.ray_session import default_address, ray_session
 from eval_jobs.pipeline import Outcome, PipelineConfig, run
 from eval_jobs.presets import PRESETS
 from eval_jobs.report import table_rows, text_table
+from meta_train.plan import plan
 from meta_train.run_log import flatten_config
 from meta_train.trainer import new_run_id
 
@@ -35,6 +38,9 @@ class LaunchConfig:
     init_from: str | None = None
     """Folder of a checkpoint whose weights and rates the run starts from: fine-tuning."""
 
+    plan: bool = False
+    """Print the run's size, memory and expected cost, from one timed outer step, and end."""
+
     address: str = field(default_factory=default_address)
     """Ray cluster: ``local`` starts one here, ``auto`` finds the one that this machine is in.
     RAY_ADDRESS where that is set."""
@@ -43,6 +49,10 @@ class LaunchConfig:
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     preset, config = _parse(sys.argv[1:])
+    if config.plan:
+        torch.set_num_threads(config.pipeline.train.scaling.cpus_per_worker)
+        print(plan(config.pipeline.train, _device(config)).text())
+        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     run_id = config.resume or new_run_id(preset)
     storage = config.pipeline.storage
@@ -84,6 +94,12 @@ def _require_no_settings(config: LaunchConfig, preset: PipelineConfig) -> None:
             f"--resume {config.resume} goes on with the settings that the run started with; "
             f"got others for {names}. Leave them out, or start a new run with --init-from."
         )
+
+
+def _device(config: LaunchConfig) -> torch.device:
+    """Where this machine can try the run's outer step."""
+    wanted = config.pipeline.train.scaling.use_gpu and torch.cuda.is_available()
+    return torch.device("cuda" if wanted else "cpu")
 
 
 def _show(outcome: Outcome) -> None:

@@ -92,7 +92,7 @@ def train(
     held_out = validation_stream(config.shards, config.sampling)
     lanes = range(rim.rank, outer.batch_pairs, rim.world_size)
     source = batches(stream, lanes, start=state.iteration)
-    meter = Meter(outer.batch_pairs)
+    meter = Meter(outer.batch_pairs, rim.device)
     try:
         while state.iteration < outer.num_iterations:
             setup = _setup(config, state.iteration)

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.crop_tracks import CropConfig
+from data_pipeline.preprocess import write_shard
 from data_pipeline.readers import READERS
+from data_pipeline.shard_plans import ShardPlan
+from data_pipeline.shards import read_notes
 from data_pipeline.tracks import DatasetError
 
 Spoil = Callable[[Path], None]
@@ -289,3 +293,19 @@ def test_splits_that_there_are_none_of(
     make_dataset(name, tmp_path)
     with pytest.raises(DatasetError, match=r"split train.* expected, got .*(?i:valid)"):
         list(READERS[name](tmp_path, "valid"))
+
+
+def test_a_shard_notes_the_broken_images_that_were_left_out_on_request(
+    make_dataset: Callable[[str, Path], str], tmp_path: Path
+) -> None:
+    make_dataset("trackingnet", tmp_path / "data")
+    broken = tmp_path / "data/TRAIN_3/frames/video3_0/7.jpg"
+    broken.write_bytes(b"no image")
+    tracks = tuple(READERS["trackingnet"](tmp_path / "data", "TRAIN_3"))
+    plan = ShardPlan(shard="shard-00000.parquet", fingerprint="a plan", tracks=tracks)
+    output = str(tmp_path / "shards")
+    config = CropConfig(min_box_px=5.0, on_broken_image="skip")
+    assert write_shard(plan, output, config) == 10 * (1 + config.num_views)
+    notes = read_notes(output, plan.shard)
+    assert notes["dropped"] == {"broken image": 1}
+    assert [message.partition(":")[0] for message in notes["broken_images"]] == [str(broken)]

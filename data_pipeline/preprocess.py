@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from data_pipeline.ray_session import default_address, ray_session
 from data_pipeline.shard_plans import (
     PreprocessConfig,
     ShardPlan,
+    ShardPlans,
     SourceConfig,
     make_plans,
     parse_source,
@@ -88,19 +90,19 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
         ShardError: the output folder holds the shards of another plan.
     """
     start = time.perf_counter()
-    plans = make_plans(config)
     filesystem, path = open_folder(config.output)
-    _claim_folder(config, plans[0].fingerprint)
-    shards = [plan.shard for plan in plans]
     images_written = 0
-    if exists(filesystem, f"{path}/{MANIFEST_FILE}"):
-        logger.info("the shards in %s are complete", config.output)
-    else:
-        remove_partials(filesystem, path)
-        images_written = _write_shards(config, plans)
-        _write_index(config.output, shards)
-        write_contact_sheet(config.output)
-        write_manifest(config.output, _make_manifest(config, shards))
+    with closing(make_plans(config)) as plans:
+        shards = plans.shards
+        _claim_folder(config, plans.fingerprint)
+        if exists(filesystem, f"{path}/{MANIFEST_FILE}"):
+            logger.info("the shards in %s are complete", config.output)
+        else:
+            remove_partials(filesystem, path)
+            images_written = _write_shards(config, plans)
+            _write_index(config.output, shards)
+            write_contact_sheet(config.output)
+            write_manifest(config.output, _make_manifest(config, shards))
     notes = [read_notes(config.output, shard) for shard in shards]
     return PreprocessReport(
         manifest=read_manifest(config.output),
@@ -127,7 +129,7 @@ def _claim_folder(config: PreprocessConfig, fingerprint: str) -> None:
         )
 
 
-def _write_shards(config: PreprocessConfig, plans: list[ShardPlan]) -> int:
+def _write_shards(config: PreprocessConfig, plans: ShardPlans) -> int:
     """All shards that are not there yet, one Ray task each; the number of crops written."""
     import ray
 

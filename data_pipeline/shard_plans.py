@@ -4,16 +4,20 @@ import dataclasses
 import hashlib
 import json
 import zlib
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
 
 from data_pipeline.crop_tracks import CropConfig, thin, usable_frames
 from data_pipeline.manifest import SCHEMA_VERSION
 from data_pipeline.readers import READERS
+from data_pipeline.track_spool import TrackSpool
 from data_pipeline.tracks import DatasetError, Track
 
 TYPICAL_CROP_BYTES = 19_000
@@ -117,29 +121,77 @@ def read_tracks(config: PreprocessConfig) -> Iterator[Track]:
             )
 
 
-def make_plans(config: PreprocessConfig) -> list[ShardPlan]:
-    """Which tracks go to which shard: by a hash of the video's name, stable over runs."""
-    tracks = list(read_tracks(config))
-    names = Counter(track.name for track in tracks)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise DatasetError(
-            f"{twice[0]}: each track once expected, got {names[twice[0]]} of that name "
-            f"({len(twice)} names are not unique). Give each dataset's split once."
-        )
-    num_images = sum(len(usable_frames(track)) for track in tracks) * (1 + config.crops.num_views)
+class ShardPlans:
+    """The plans of all shards, in order. The tracks lie on disk until their plan is asked for."""
+
+    def __init__(
+        self, spool: TrackSpool, shards: Int[ndarray, "tracks"], *, fingerprint: str
+    ) -> None:
+        """Takes the tracks, and for each the number of its shard; see `make_plans`."""
+        self._spool = spool
+        self._members = np.argsort(shards, kind="stable")
+        numbers, self._starts = np.unique(shards[self._members], return_index=True)
+        self.fingerprint = fingerprint
+        self.shards = [f"shard-{number:05d}.parquet" for number in numbers]
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, position: int) -> ShardPlan:
+        """The plan of one shard, its tracks read from disk."""
+        shard = self.shards[position]
+        first, end = (*self._starts, len(self._members))[position : position + 2]
+        tracks = tuple(self._spool.read(int(track)) for track in self._members[first:end])
+        return ShardPlan(shard=shard, fingerprint=self.fingerprint, tracks=tracks)
+
+    def __iter__(self) -> Iterator[ShardPlan]:
+        return (self[position] for position in range(len(self)))
+
+    def close(self) -> None:
+        """Frees the disk."""
+        self._spool.close()
+
+
+def make_plans(config: PreprocessConfig) -> ShardPlans:
+    """Which tracks go to which shard: by a hash of the video's name, stable over runs.
+
+    Goes through the annotations once. In memory stay a few numbers per track, whatever its length.
+
+    Raises:
+        DatasetError: a source is not as its reader expects it, has no track, or is named twice.
+    """
+    spool, names, videos, num_frames = TrackSpool(), array("Q"), array("q"), 0
+    for track in read_tracks(config):
+        spool.add(track)
+        names.append(_short_digest(track.name))
+        videos.append(zlib.crc32(f"{track.dataset}/{track.video}".encode()))
+        num_frames += len(usable_frames(track))
+    _require_unique(spool, np.asarray(names))
+    num_images = num_frames * (1 + config.crops.num_views)
     by_size = -(-num_images * TYPICAL_CROP_BYTES // config.max_shard_bytes)
     num_shards = max(config.min_shards, by_size)
-    members: dict[int, list[Track]] = defaultdict(list)
-    for track in tracks:
-        members[zlib.crc32(f"{track.dataset}/{track.video}".encode()) % num_shards].append(track)
-    fingerprint = _fingerprint(config, num_shards, tracks)
-    return [
-        ShardPlan(shard=f"shard-{i:05d}.parquet", fingerprint=fingerprint, tracks=tuple(members[i]))
-        for i in sorted(members)
-    ]
+    fingerprint = _fingerprint(config, num_shards, iter(spool))
+    return ShardPlans(spool, np.asarray(videos) % num_shards, fingerprint=fingerprint)
 
 
-def _fingerprint(config: PreprocessConfig, num_shards: int, tracks: list[Track]) -> str:
+def _short_digest(name: str) -> int:
+    """Eight bytes in place of a name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
+
+
+def _require_unique(spool: TrackSpool, digests: ndarray) -> None:
+    """Raises if two tracks have one name; those with one digest are compared by name."""
+    _, inverse, counts = np.unique(digests, return_inverse=True, return_counts=True)
+    suspects = np.flatnonzero(counts[inverse] > 1)
+    found = Counter(spool.read(int(track)).name for track in suspects)
+    if twice := [name for name, count in found.items() if count > 1]:
+        raise DatasetError(
+            f"{twice[0]}: each track once expected, got {found[twice[0]]} of that name "
+            f"({len(twice)} names are not unique). Give each dataset's split once."
+        )
+
+
+def _fingerprint(config: PreprocessConfig, num_shards: int, tracks: Iterator[Track]) -> str:
     """Hex digest of all that determines the shards, the images' pixels excepted."""
     settings = {"schema": SCHEMA_VERSION, "shards": num_shards, **dataclasses.asdict(config.crops)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -147,6 +199,6 @@ def _fingerprint(config: PreprocessConfig, num_shards: int, tracks: list[Track])
         files = [file.name for file in track.image_files]
         text = [track.name, track.category, track.is_still, files]
         digest.update(json.dumps(text).encode())
-        for array in (track.boxes, track.visible, track.frame_numbers):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        for values in (track.boxes, track.visible, track.frame_numbers):
+            digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()

@@ -19,7 +19,7 @@ from data_pipeline.crop_tracks import (
 )
 from data_pipeline.crops import search_window
 from data_pipeline.preprocess import PreprocessConfig, SourceConfig, preprocess, write_shard
-from data_pipeline.shard_plans import make_plans, parse_source
+from data_pipeline.shard_plans import make_plans, parse_source, read_tracks
 from data_pipeline.shards import (
     ShardError,
     TrackChunk,
@@ -198,6 +198,23 @@ def test_plans_are_stable_and_complete(tmp_path: Path) -> None:
     assert len({plan.shard for plan in many}) > len(plans)
     reseeded = replace(config, crops=CropConfig(seed=1))
     assert make_plans(reseeded)[0].fingerprint != plans[0].fingerprint
+
+
+def test_plans_read_their_tracks_from_disk(tmp_path: Path, monkeypatch: object) -> None:
+    monkeypatch.setattr("data_pipeline.track_spool._IN_MEMORY_BYTES", 100)
+    config = PreprocessConfig(sources=make_sources(tmp_path), output="unused", min_shards=3)
+    plans = make_plans(config)
+    assert plans._spool._file._rolled
+    assert [plan.shard for plan in plans] == plans.shards
+    read = {track.name: track for track in read_tracks(config)}
+    for track in [track for plan in reversed(list(plans)) for track in plan.tracks]:
+        its = read.pop(track.name)
+        assert track.image_files == its.image_files and track.category == its.category
+        np.testing.assert_array_equal(track.boxes, its.boxes)
+    assert not read
+    plans.close()
+    with pytest.raises(ValueError, match="closed file"):
+        plans[0]
 
 
 def test_a_shard_is_kept_only_if_its_plan_is_the_same(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from search_spaces.search_ledger import OBJECTIVE, Tried, finalists
 from search_spaces.sequence_parts import SequenceSet
 from search_spaces.study import trials
 from search_spaces.study_run import run
-from search_spaces.training import train_once, with_absolute_paths
+from search_spaces.training import find_trained, train_once, with_absolute_paths
 from search_spaces.tune_search import ledger_of, run_search
 
 MOST_COMPARED = 30
@@ -54,7 +54,8 @@ def run_whole_search(search: Search[Any], kind: SearchKind, *, trained: bool) ->
         ValueError: the data are missing, the cluster is too small, or no choice ended well.
     """
     trials(search.finals({}))  # all data that are needed are looked at before anything starts
-    search = replace(search, base=with_absolute_paths(search.base))
+    base = with_absolute_paths(search.base, trains=not search.checkpoint)
+    search = replace(search, base=base)
     if trained and not search.checkpoint:
         config = search.config({})
         tags = {"study": search.name, "seed": str(config.train.seed)}
@@ -103,6 +104,9 @@ def search_plan(search: Search[Any], kind: SearchKind, *, trained: bool) -> str:
         ValueError: as `trials`.
     """
     finals = trials(search.finals({}))
+    known = find_trained(search.config({})) if trained and not search.checkpoint else None
+    if known is not None:
+        search = replace(search, checkpoint=known.best)
     count = len(all_choices(search.space)) if kind == "grid" else search.num_trials
     tuning = tuning_of(search)
     frames = sum(tuning.frames.values())

@@ -124,23 +124,28 @@ def run_training_trial(values: dict[str, Any], search: Search[Any], tuning: Sequ
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    class RungCallback(TuneReportCallback):  # type: ignore[misc]
-        """Passes on the reports that hold a score; a checkpoint between validations has none."""
-
-        def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
-            if OBJECTIVE in metrics[0]:
-                super().after_report(run_context, metrics, checkpoint)
-
     _log_to_terminal()
     config = search.config(values)
+    last = config.train.outer_loop.num_iterations
+
+    class RungCallback(TuneReportCallback):  # type: ignore[misc]
+        """Passes on the scores before the last, at which ASHA would cut the training's end off."""
+
+        def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+            if OBJECTIVE in metrics[0] and metrics[0][RUNG] < last:
+                super().after_report(run_context, metrics, checkpoint)
+
     judge = judge_of(config, tuning, search.tuning.folder)
-    known = find_trained(config)
-    if known is not None:
-        scores = ray.get(ray.remote(num_cpus=1)(judge.scores).remote(Path(known.best)))
-        tune.report({OBJECTIVE: _mean(scores), RUNG: config.train.outer_loop.num_iterations})
-        return
-    tags = {"study": search.name, "seed": str(config.train.seed)}
-    train_once(config, tags=tags, callbacks=(RungCallback(),), judge=judge)
+    result = find_trained(config)
+    if result is None:
+        tags = {"study": search.name, "seed": str(config.train.seed)}
+        result = train_once(config, tags=tags, callbacks=(RungCallback(),), judge=judge)
+    # A task, since the driver has no CPU, and outside the trial's placement group, which has none
+    # either; what the worker tracked already is only read.
+    task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_scores)
+    scores = ray.get(task.remote(judge, Path(result.best)))
+    held_out = {name: value for name, value in result.metrics.items() if name.startswith("val/")}
+    tune.report(held_out | {OBJECTIVE: _mean(scores), RUNG: last})
 
 
 def run_tracking_trial(values: dict[str, Any], search: Search[Any], tuning: SequenceSet) -> None:
@@ -155,6 +160,10 @@ def run_tracking_trial(values: dict[str, Any], search: Search[Any], tuning: Sequ
     for track in judge.tracks():
         scores.append(judge.score(spec, track))
         tune.report({OBJECTIVE: _mean(scores), RUNG: len(scores)})
+
+
+def _scores(judge: TuningJudge, checkpoint: Path) -> list[float]:
+    return judge.scores(checkpoint)
 
 
 def _mean(scores: Sequence[float]) -> float:

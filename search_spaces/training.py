@@ -41,17 +41,22 @@ def absolute_storage(storage: str) -> str:
     return str(Path(storage).absolute())
 
 
-def with_absolute_paths(config: PipelineConfig) -> PipelineConfig:
+def with_absolute_paths(config: PipelineConfig, *, trains: bool = True) -> PipelineConfig:
     """The config with its synthetic videos made, and with paths that hold in any process.
 
     The caller has started Ray.
+
+    Args:
+        config: any.
+        trains: whether it is trained; with a given checkpoint it needs no shards.
     """
     storage = absolute_storage(config.storage)
-    config = pipeline.with_data(config, storage)
+    if trains or not config.evaluation.folder:
+        config = pipeline.with_data(config, storage)
     folder, mlflow = config.evaluation.folder, config.mlflow
     return replace(
         config,
-        train=resolved(config.train),
+        train=resolved(config.train) if trains else config.train,
         storage=storage,
         evaluation=replace(config.evaluation, folder=str(Path(folder).absolute())),
         mlflow=replace(
@@ -152,4 +157,7 @@ def _alone(storage: Path, run_id: str) -> Iterator[None]:
         except BlockingIOError:
             logger.info("%s is being trained by another process: waiting for it", run_id)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a child was forked

@@ -91,7 +91,7 @@ def _ready(trial: Trial) -> Trial:
     takes the place of one that is not used.
     """
     variant = trial.variant
-    config = with_absolute_paths(variant.config)
+    config = with_absolute_paths(variant.config, trains=not variant.checkpoint)
     if variant.checkpoint:
         config = replace(config, train=given_checkpoint(variant.checkpoint)[0])
     return replace(trial, variant=replace(variant, config=config))

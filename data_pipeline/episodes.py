@@ -7,7 +7,7 @@ Shapes: P pairs, S = 3 support images, Q = 1 query image.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -77,6 +77,26 @@ class Sample(NamedTuple):
     box: Float[ndarray, "4"]
 
 
+PairKind = Literal["same_target", "same_category", "any_other"]
+"""What the two images of a pair have in common."""
+
+
+class PairOrigin(NamedTuple):
+    """Where the two images of a pair come from."""
+
+    dataset: str
+    """Of the first image."""
+
+    kind: PairKind
+    """But for ``same_target``, the query is all background."""
+
+    is_still: bool
+    """The first image is a still."""
+
+    frame_distance: int
+    """Original frames between the two images; -1 where they show two targets."""
+
+
 class Episode(NamedTuple):
     """One task: learn the target from the support, find it in the query."""
 
@@ -86,6 +106,7 @@ class Episode(NamedTuple):
     query_boxes: Float[ndarray, "Q 4"]
     query_present: Bool[ndarray, "Q"]
     """False where the query shows another object: everything in it is background."""
+    origin: PairOrigin
 
 
 class EpisodeBatch(NamedTuple):
@@ -96,6 +117,8 @@ class EpisodeBatch(NamedTuple):
     query_images: UInt8[ndarray, "P Q 263 263 3"]
     query_boxes: Float[ndarray, "P Q 4"]
     query_present: Bool[ndarray, "P Q"]
+    origins: tuple[PairOrigin, ...] = ()
+    """Of each pair; none where the images come from no shards."""
 
 
 def stack(episodes: list[Episode]) -> EpisodeBatch:
@@ -106,15 +129,15 @@ def stack(episodes: list[Episode]) -> EpisodeBatch:
     """
     if not episodes:
         raise ValueError("a batch needs at least one episode, got none")
-    return EpisodeBatch(*(np.stack(field) for field in zip(*episodes, strict=True)))
+    *arrays, origins = zip(*episodes, strict=True)
+    return EpisodeBatch(*(np.stack(field) for field in arrays), origins)
 
 
 def make_episode(
     centred: Sample,
     query: Sample,
     *,
-    same_target: bool,
-    is_still: bool,
+    origin: PairOrigin,
     config: AugmentationConfig,
     rng: np.random.Generator,
 ) -> Episode:
@@ -123,12 +146,11 @@ def make_episode(
     Args:
         centred: the first image's crop, the target in its middle.
         query: the second image's crop, the target somewhere in it.
-        same_target: False makes the query all background.
-        is_still: the pair comes from one still image.
+        origin: where both come from.
         config: the augmentation.
         rng: all randomness.
     """
-    flip = rng.random() < (config.flip_still if is_still else config.flip_video)
+    flip = rng.random() < (config.flip_still if origin.is_still else config.flip_video)
     if flip:
         centred, query = mirror(centred), mirror(query)
     support_images, support_boxes = _support(centred, config, rng)
@@ -138,7 +160,8 @@ def make_episode(
         support_boxes,
         query.image[None],
         query.box[None],
-        np.array([same_target]),
+        np.array([origin.kind == "same_target"]),
+        origin,
     )
 
 

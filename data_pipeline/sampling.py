@@ -1,21 +1,25 @@
 """Which pair is drawn next: datasets by weight, tracks evenly, pair kinds by share."""
 
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 from numpy import ndarray
 
-from data_pipeline.episodes import AugmentationConfig
+from data_pipeline.episodes import AugmentationConfig, PairKind, PairOrigin
 from data_pipeline.shards import ShardError, TrackChunk
 
 Split = Literal["train", "val"]
 
 PAPER_WEIGHTS = {"coco": 0.15, "got10k": 0.30, "lasot": 0.30, "trackingnet": 0.25}
 """Not in the paper: PySiamTracking's shares of 320,000 pairs an epoch."""
+
+DISTANCE_BINS = ((0, 0), (1, 10), (11, 50), (51, 100), (101, 200))
+"""Least and most frames of each bar of the histogram that `shares` gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +95,10 @@ def split_of(dataset: str, video: str, val_fraction: float) -> Split:
 
 
 class TrackTable:
-    """The rows of a folder of shards, arranged so that drawing one takes no search."""
+    """The rows of a folder of shards, arranged so that drawing one takes no search.
+
+    Holds a few numbers per row, since a large dataset has a million of them.
+    """
 
     def __init__(self, index: pa.Table, split: Split, config: SamplingConfig) -> None:
         """Arranges the rows of one split.
@@ -99,34 +106,45 @@ class TrackTable:
         Raises:
             ShardError: the split is empty, or its datasets have no weight.
         """
-        columns = index.select(["dataset", "video", "target"]).to_pydict()
-        names = list(zip(columns["dataset"], columns["video"], columns["target"], strict=True))
-        tracks: dict[str, dict[tuple[str, str], list[int]]] = {}
-        for row, (dataset, video, target) in enumerate(names):
-            if split_of(dataset, video, config.val_fraction) == split:
-                tracks.setdefault(dataset, {}).setdefault((video, target), []).append(row)
-        self.videos = sorted({f"{d}/{video}" for d, group in tracks.items() for video, _ in group})
-        self._index = index
-        self._rows = {
-            dataset: [np.array(rows) for _, rows in sorted(group.items())]
-            for dataset, group in sorted(tracks.items())
-        }
-        self._datasets = list(self._rows)
-        if not self._datasets:
+        keys = ("dataset", "video", "target")
+        table = index.select(keys).append_column("row", pa.array(np.arange(index.num_rows)))
+        table = table.sort_by([(key, "ascending") for key in (*keys, "row")])
+        codes = [table[key].combine_chunks().dictionary_encode().indices for key in keys]
+        differs = np.diff(np.stack(codes), axis=1, prepend=-1) != 0
+        opens_video = differs[:2].any(axis=0)
+        names = table.select(keys[:2]).filter(pa.array(opens_video)).to_pylist()
+        kept = [split_of(**name, val_fraction=config.val_fraction) == split for name in names]
+        self.videos = [
+            f"{name['dataset']}/{name['video']}"
+            for name, is_kept in zip(names, kept, strict=True)
+            if is_kept
+        ]
+        if not self.videos:
             raise ShardError(
                 f"the {split!r} split holds no tracks ({index.num_rows} rows in all, val_fraction "
                 f"{config.val_fraction}). Preprocess more videos or change val_fraction."
             )
-        self._weights = _weights(self._datasets, config.dataset_weights)
+        mine = np.array(kept)[np.cumsum(opens_video) - 1]
+        self._rows = table["row"].to_numpy()[mine]
+        self._track_starts = np.flatnonzero(differs.any(axis=0)[mine])
+        of_tracks = np.asarray(codes[0])[mine][self._track_starts]
+        present, first_tracks = np.unique(of_tracks, return_index=True)
+        self._first_tracks = np.append(first_tracks, len(of_tracks))
+        self._track_starts = np.append(self._track_starts, len(self._rows))
+        datasets = table["dataset"].unique().take(present).to_pylist()
+        self._weights = _weights(datasets, config.dataset_weights)
+        shard = index["shard"].combine_chunks().dictionary_encode()
+        self._shards, self._shard = shard.dictionary.to_pylist(), np.asarray(shard.indices)
+        self._group, self._place = (index[key].to_numpy() for key in ("row_group", "row_in_group"))
 
     def draw(self, rng: np.random.Generator) -> tuple[str, int, int]:
         """Shard, row group and place in it of a random row: dataset, then track, then chunk."""
-        dataset = self._datasets[int(rng.choice(len(self._datasets), p=self._weights))]
-        rows = self._rows[dataset][int(rng.integers(len(self._rows[dataset])))]
+        dataset = int(rng.choice(len(self._weights), p=self._weights))
+        first, end = self._first_tracks[dataset : dataset + 2]
+        track = first + int(rng.integers(end - first))
+        rows = self._rows[slice(*self._track_starts[track : track + 2])]
         row = int(rng.choice(rows))
-        place = (self._index[name][row].as_py() for name in ("shard", "row_group", "row_in_group"))
-        shard, row_group, row_in_group = place
-        return shard, row_group, row_in_group
+        return self._shards[self._shard[row]], int(self._group[row]), int(self._place[row])
 
 
 def _weights(datasets: list[str], given: Mapping[str, float]) -> ndarray:
@@ -168,3 +186,54 @@ def draw_second_frame(
     distance = np.abs(frame_numbers - frame_numbers[first])
     near = np.flatnonzero((distance > 0) & (distance <= max_distance_frames))
     return int(rng.choice(near)) if len(near) else first
+
+
+def pair_origin(
+    rows: list[TrackChunk], pair: tuple[int, int], frames: tuple[int, int]
+) -> PairOrigin:
+    """Where a pair comes from, given its two rows of a block and the frame in each."""
+    (first, other), (frame, other_frame) = pair, frames
+    row, partner = rows[first], rows[other]
+    kind: PairKind = "any_other"
+    distance = -1
+    if first == other:
+        kind = "same_target"
+        distance = abs(int(row.frame_numbers[frame]) - int(row.frame_numbers[other_frame]))
+    elif row.category and row.category == partner.category:
+        kind = "same_category"
+    return PairOrigin(row.dataset, kind, row.is_still, distance)
+
+
+def shares(drawn: Counter[PairOrigin]) -> dict[str, float]:
+    """Statistics of pairs that were drawn, as metrics; empty where there are none.
+
+    Args:
+        drawn: how many pairs of each origin.
+
+    Returns:
+        ``sampling/dataset_NAME``, the share of each pair kind, ``sampling/without_target`` (the
+        query is all background), and of the pairs of one video, the shares by frames apart.
+    """
+    counts: Counter[str] = Counter()
+    apart: Counter[str] = Counter({_bar(low, high): 0 for low, high in DISTANCE_BINS})
+    for origin, count in drawn.items():
+        counts[f"dataset_{origin.dataset}"] += count
+        counts[origin.kind] += count
+        if origin.frame_distance >= 0 and not origin.is_still:
+            apart[_bar_of(origin.frame_distance)] += count
+    if not drawn:
+        return {}
+    found = {name: counts[name] / drawn.total() for name in {*counts, *get_args(PairKind)}}
+    found["without_target"] = 1 - found["same_target"]
+    if apart.total():
+        found |= {name: count / apart.total() for name, count in apart.items()}
+    return {f"sampling/{name}": share for name, share in sorted(found.items())}
+
+
+def _bar(low: int, high: int) -> str:
+    return f"frames_apart_{low:03d}_to_{high:03d}"
+
+
+def _bar_of(distance: int) -> str:
+    bars = [_bar(low, high) for low, high in DISTANCE_BINS if low <= distance <= high]
+    return bars[0] if bars else f"frames_apart_above_{DISTANCE_BINS[-1][1]}"

@@ -25,8 +25,9 @@ from data_pipeline.sampling import (
     TrackTable,
     draw_partner,
     draw_second_frame,
+    pair_origin,
 )
-from data_pipeline.shards import ShardError, TrackChunk, decode, read_chunks, read_index
+from data_pipeline.shards import TrackChunk, decode, read_chunk, read_index
 
 
 class EpisodeStream:
@@ -62,8 +63,7 @@ class EpisodeStream:
         return make_episode(
             Sample(decode(row.centred_images[frame]), row.centred_boxes[frame]),
             _view(rows[partner], other_frame, rng),
-            same_target=partner == first,
-            is_still=row.is_still,
+            origin=pair_origin(rows, (first, partner), (frame, other_frame)),
             config=self._config.augmentation,
             rng=rng,
         )
@@ -74,18 +74,9 @@ class EpisodeStream:
         if current is None or current[0] != number:
             rng = np.random.default_rng((self._seed, lane, number, 1))
             places = [self.table.draw(rng) for _ in range(self._config.rows_per_block)]
-            current = number, [self._read(*place) for place in places]
+            current = number, [read_chunk(self._folder, *place) for place in places]
             self._blocks[lane] = current
         return current[1]
-
-    def _read(self, shard: str, row_group: int, row_in_group: int) -> TrackChunk:
-        rows = read_chunks(self._folder, shard, row_group)
-        if row_in_group >= len(rows):
-            raise ShardError(
-                f"{self._folder}/{shard}: row group {row_group} holds {len(rows)} rows, the index "
-                f"expects row {row_in_group}. Run data_pipeline/preprocess.py again."
-            )
-        return rows[row_in_group]
 
 
 def _view(row: TrackChunk, frame: int, rng: np.random.Generator) -> Sample:
@@ -133,15 +124,20 @@ def batches(
                 return
 
     def produce() -> None:
+        pool = ThreadPoolExecutor(num_threads)
         try:
-            with ThreadPoolExecutor(num_threads) as pool:
-                for count in itertools.count(start):
-                    if stopped.is_set():
-                        return
-                    counts = itertools.repeat(count)
-                    offer(stack(list(pool.map(stream.episode, lanes, counts))))
+            pairs = [pool.submit(stream.episode, lane, start) for lane in lanes]
+            for count in itertools.count(start + 1):
+                # The next batch is under way while this one is stacked.
+                following = [pool.submit(stream.episode, lane, count) for lane in lanes]
+                offer(stack([pair.result() for pair in pairs]))
+                if stopped.is_set():
+                    return
+                pairs = following
         except BaseException as error:  # delivered to the consumer, who raises it
             offer(_Failure(error))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     thread = threading.Thread(target=produce, name="episode-stream", daemon=True)
     thread.start()

@@ -11,6 +11,7 @@ from data_pipeline.crops import zooms
 from data_pipeline.episodes import (
     NO_AUGMENTATION,
     AugmentationConfig,
+    PairOrigin,
     Sample,
     make_episode,
     mirror,
@@ -43,7 +44,8 @@ def box_of_marking(image: np.ndarray) -> np.ndarray:
 def episode(config: AugmentationConfig, *, same: bool = True, still: bool = False, seed: int = 0):
     rng = np.random.default_rng(seed)
     samples = marked(CENTRED_BOX), marked(QUERY_BOX)
-    return make_episode(*samples, same_target=same, is_still=still, config=config, rng=rng)
+    origin = PairOrigin("got10k", "same_target" if same else "any_other", still, 3 if same else -1)
+    return make_episode(*samples, origin=origin, config=config, rng=rng)
 
 
 def test_without_augmentation_the_pair_stands_as_it_is() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipeline.episodes import PairOrigin
 from data_pipeline.sampling import (
     PAPER_WEIGHTS,
     PairShares,
@@ -15,6 +16,8 @@ from data_pipeline.sampling import (
     TrackTable,
     draw_partner,
     draw_second_frame,
+    pair_origin,
+    shares,
     split_of,
 )
 from data_pipeline.shards import INDEX_SCHEMA, ShardError, TrackChunk
@@ -162,6 +165,37 @@ def test_second_frame_is_another_one_within_the_distance() -> None:
     assert {draw_second_frame(numbers, 3, 200, rng) for _ in range(100)} == {1, 2}
     assert draw_second_frame(numbers, 4, 200, rng) == 4, "nothing is near enough"
     assert draw_second_frame(np.array([7]), 0, 200, rng) == 0, "a still pairs with itself"
+
+
+@pytest.mark.parametrize(
+    ("other", "kind"),
+    [(0, "same_target"), (2, "same_category"), (3, "any_other"), (4, "any_other")],
+)
+def test_a_pair_knows_where_it_comes_from(other: int, kind: str) -> None:
+    expected = PairOrigin("d", kind, False, 0 if other == 0 else -1)
+    assert pair_origin(BLOCK, (0, other), (0, 0)) == expected
+
+
+def test_shares_of_what_was_drawn() -> None:
+    drawn = Counter(
+        {
+            PairOrigin("coco", "same_target", True, 0): 2,
+            PairOrigin("lasot", "same_target", False, 10): 3,
+            PairOrigin("lasot", "same_target", False, 11): 1,
+            PairOrigin("lasot", "any_other", False, -1): 4,
+        }
+    )
+    found = shares(drawn)
+    assert found["sampling/dataset_coco"] == 0.2 and found["sampling/dataset_lasot"] == 0.8
+    assert found["sampling/same_target"] == 0.6 and found["sampling/same_category"] == 0
+    assert found["sampling/without_target"] == found["sampling/any_other"] == pytest.approx(0.4)
+    apart = {name: share for name, share in found.items() if "frames_apart" in name}
+    assert apart.pop("sampling/frames_apart_001_to_010") == 0.75, "stills do not count"
+    assert apart.pop("sampling/frames_apart_011_to_050") == 0.25
+    assert len(apart) == 3 and not any(apart.values())
+    far = shares(Counter([PairOrigin("lasot", "same_target", False, 201)]))
+    assert far["sampling/frames_apart_above_200"] == 1
+    assert shares(Counter()) == {}
 
 
 def test_configs_refuse() -> None:

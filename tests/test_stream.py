@@ -80,6 +80,9 @@ def test_episodes_show_what_the_shards_hold(tiny_shards: str) -> None:
         first = centred[episode.support_images[1].tobytes()]
         second = views[episode.query_images[0].tobytes()]
         assert (first == second) == episode.query_present[0]
+        assert (first == second) == (episode.origin.frame_distance >= 0)
+        assert episode.origin.dataset == first[0]
+        assert episode.origin.is_still == (first[0] == "coco")
         assert split_of(*first, 0.3) == split_of(*second, 0.3) == "train"
         kinds.add((first[0], bool(episode.query_present[0])))
     assert len(kinds) == 4, "videos and stills, the target present and absent"

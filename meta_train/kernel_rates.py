@@ -62,17 +62,21 @@ def learned_names(config: KernelRatesConfig, rates: Rates) -> list[str]:
     return [name for name in rates if name.startswith(prefixes)]
 
 
-def rate_of(rates: Rates, name: str, weight: Tensor) -> Float[Tensor, "*weight"]:
-    """The rate of each entry of one weight: alpha of Eqn. 5 expanded to the weight's shape."""
+def rate_of(rates: Rates, name: str, weight: Tensor) -> Float[Tensor, "*broadcasts"]:
+    """The rates of one weight (alpha of Eqn. 5), in a shape that broadcasts over the weight's."""
     if name in rates:
         return rates[name]
-    rate = rates[_layer(name)]
-    return rate.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight)
+    return rates[_layer(name)].view(-1, *[1] * (weight.dim() - 1))
+
+
+def shaped(rates: Rates, adapted: Weights) -> Weights:
+    """alpha of Eqn. 5: for each adapted weight its rates, in a shape that broadcasts over it."""
+    return {name: rate_of(rates, name, weight) for name, weight in adapted.items()}
 
 
 def expand(rates: Rates, adapted: Weights) -> Weights:
     """alpha of Eqn. 5: for each adapted weight a tensor of its own shape."""
-    return {name: rate_of(rates, name, weight) for name, weight in adapted.items()}
+    return {name: rate.expand_as(adapted[name]) for name, rate in shaped(rates, adapted).items()}
 
 
 def _layer(weight_name: str) -> str:

@@ -31,7 +31,7 @@ from meta_train.detectors.network import (
     trunk_features,
 )
 from meta_train.inner_loop import losses, mean_loss, step
-from meta_train.kernel_rates import Rates, expand
+from meta_train.kernel_rates import Rates, expand, shaped
 from meta_train.task_gradient import (
     Task,
     TaskGradient,
@@ -214,8 +214,8 @@ def gradient_from_boundary(
     names = adapted_names(weights, setup.adapts, BRANCHES)
     rate_leaves = {name: rate.detach().requires_grad_() for name, rate in rates.items()}
     theta_0 = channels_last({name: weights[name] for name in names})
-    expanded = expand(rate_leaves, theta_0)
-    alpha = {name: rate.detach() for name, rate in expanded.items()}
+    shaped_rates = shaped(rate_leaves, theta_0)
+    alpha = {name: rate.detach() for name, rate in shaped_rates.items()}
     num_pairs, num_queries = next(iter(tasks.query.values())).shape[:2]
 
     def loss(adapted: Weights, features: Features, labels: Any) -> dict[str, Tensor]:
@@ -226,14 +226,14 @@ def gradient_from_boundary(
     start = query_gradient(loss, theta_0, all_queries, tasks.query_labels, scale)
     follow = second_order if setup.second_order else first_order
     by_theta = start.weights
-    by_alpha = [torch.zeros_like(weight) for weight in by_theta]
+    by_alpha = [torch.zeros_like(rate) for rate in alpha.values()]
     parts = []
     for pair in range(num_pairs):
         part = follow(loss, theta_0, alpha, _one(tasks, pair, num_pairs), setup.gammas)
         torch._foreach_add_(by_theta, part.weights)
         torch._foreach_add_(by_alpha, part.alpha)
         parts.append(part._replace(weights=[], alpha=[]))
-    by_rate = torch.autograd.grad(list(expanded.values()), list(rate_leaves.values()), by_alpha)
+    by_rate = torch.autograd.grad(list(shaped_rates.values()), list(rate_leaves.values()), by_alpha)
     return BoundaryGradient(
         weights=dict(zip(names, by_theta, strict=True)),
         rates=dict(zip(rates, by_rate, strict=True)),

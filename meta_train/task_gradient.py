@@ -43,7 +43,7 @@ class TaskGradient(NamedTuple):
     """By theta_0, in the order of the adapted weights."""
 
     alpha: list[Tensor]
-    """By the expanded rates, in the same order."""
+    """By the rates of each adapted weight, in the same order and the rates' shapes."""
 
     query: list[Tensor]
     """By the query features that carry a gradient."""
@@ -80,7 +80,7 @@ def first_order(
     adapted = theta_0
     taken = [torch.zeros_like(weight) for weight in theta_0.values()]  # g_0 + ... + g_{k-1}
     by_weights = [torch.zeros_like(weight) for weight in theta_0.values()]
-    by_alpha = [torch.zeros_like(weight) for weight in theta_0.values()]
+    by_alpha = [torch.zeros_like(rate) for rate in alpha.values()]
     by_query = [torch.zeros_like(x) for x in _carriers(task.query)]
     query_losses: dict[str, list[Tensor]] = {branch: [] for branch in task.query}
     for gamma in gammas[1:]:
@@ -92,7 +92,7 @@ def first_order(
         torch._foreach_add_(taken, list(inner))
         query = query_gradient(loss, adapted, task.query, task.query_labels, gamma)
         torch._foreach_add_(by_weights, query.weights)
-        torch._foreach_addcmul_(by_alpha, query.weights, taken, value=-1.0)
+        torch._foreach_sub_(by_alpha, _products(query.weights, taken, by_alpha))
         if by_query:
             torch._foreach_add_(by_query, query.query)
         for branch, values in query.query_losses.items():
@@ -118,12 +118,12 @@ def second_order(
             adapted = step(leaves, inner, alpha)
         queries.append(query_gradient(loss, adapted, task.query, task.query_labels, gamma))
 
-    by_alpha = [torch.zeros_like(weight) for weight in theta_0.values()]
+    by_alpha = [torch.zeros_like(rate) for rate in alpha.values()]
     by_support = [torch.zeros_like(x) for x in carriers]
     v = [torch.zeros_like(weight) for weight in theta_0.values()]
     for (theta_k, g_k), query in zip(reversed(trace), reversed(queries), strict=True):
         torch._foreach_add_(v, query.weights)
-        torch._foreach_addcmul_(by_alpha, v, [g.detach() for g in g_k], value=-1.0)
+        torch._foreach_sub_(by_alpha, _products(v, [g.detach() for g in g_k], by_alpha))
         direction = [rate * each for rate, each in zip(rates, v, strict=True)]
         products = _gradients(g_k, theta_k + carriers, direction)
         torch._foreach_sub_(v, products[: len(theta_k)])
@@ -132,6 +132,11 @@ def second_order(
     by_query = [torch.stack(each).sum(0) for each in zip(*(q.query for q in queries), strict=True)]
     query_losses = {branch: [q.query_losses[branch][0] for q in queries] for branch in task.query}
     return TaskGradient(v, by_alpha, by_query, by_support, query_losses)
+
+
+def _products(a: list[Tensor], b: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+    """Of each pair of tensors the product, summed over what shares a rate."""
+    return [(x * y).sum_to_size(z.shape) for x, y, z in zip(a, b, like, strict=True)]
 
 
 def _carriers(features: Features) -> list[Tensor]:

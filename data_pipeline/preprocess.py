@@ -165,13 +165,15 @@ def write_shard(plan: ShardPlan, output: str, config: CropConfig) -> int:
     if _is_written(output, plan):
         return 0
     drops, source, images = DropReport(), FrameSource(), 0
-    with atomic_output(filesystem, f"{path}/{plan.shard}") as stream:
-        writer = ShardWriter(stream)
+    with (
+        atomic_output(filesystem, f"{path}/{plan.shard}") as stream,
+        ShardWriter(stream) as writer,
+    ):
         for track in plan.tracks:
             for chunk in crop_track(track, config, source, drops):
                 writer.write(chunk)
                 images += len(chunk.frame_numbers) * (1 + config.num_views)
-        writer.close(
+        writer.finish(
             {
                 "plan": plan.fingerprint,
                 "dropped": {reason: count for reason, count in drops.reasons.items() if count},

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -168,7 +168,7 @@ def decode(jpeg: bytes) -> UInt8[ndarray, "263 263 3"]:
 
 
 class ShardWriter:
-    """Writes one shard; use it inside `atomic_output`.
+    """Writes one shard; a context, to be used inside `atomic_output`.
 
     Rows are gathered into row groups of at most 8 rows and about 2 MB: what a reader loads at once.
     """
@@ -180,6 +180,13 @@ class ShardWriter:
         self._rows: list[dict[str, Any]] = []
         self._num_bytes = 0
         self._digest = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Also after an error: Arrow's writer would else close a stream that is closed already.
+        self._writer.close()
 
     def write(self, chunk: TrackChunk) -> None:
         """Adds a row."""
@@ -197,12 +204,11 @@ class ShardWriter:
         for jpeg in images:
             self._digest.update(jpeg)
 
-    def close(self, notes: dict[str, Any]) -> None:
-        """Ends the shard; ``notes`` and a digest of the rows go into its footer as JSON."""
+    def finish(self, notes: dict[str, Any]) -> None:
+        """Adds the last rows; ``notes`` and a digest of the rows go into its footer as JSON."""
         self._flush()
         footer = {"digest": self._digest.hexdigest(), **notes}
         self._writer.add_key_value_metadata({"notes": json.dumps(footer)})
-        self._writer.close()
 
     def _flush(self) -> None:
         if self._rows:

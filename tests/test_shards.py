@@ -1,5 +1,6 @@
 """The Parquet contract: what is written comes back, and damage is named."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,12 +65,24 @@ def make_chunk(number: int = 0, num_frames: int = 3, image_bytes: int = 0) -> Tr
 
 def write(folder: Path | str, chunks: list[TrackChunk], shard: str = "shard-00000.parquet") -> str:
     filesystem, path = open_folder(str(folder))
-    with atomic_output(filesystem, f"{path}/{shard}") as stream:
-        writer = ShardWriter(stream)
+    with atomic_output(filesystem, f"{path}/{shard}") as stream, ShardWriter(stream) as writer:
         for chunk in chunks:
             writer.write(chunk)
-        writer.close({"plan": "p"})
+        writer.finish({"plan": "p"})
     return shard
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_shard_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="half-way"),
+        atomic_output(*open_folder(str(tmp_path / "shard.parquet"))) as stream,
+        ShardWriter(stream) as writer,
+    ):
+        writer.write(make_chunk())
+        raise RuntimeError("half-way")
+    gc.collect()
+    assert not list(tmp_path.iterdir())
 
 
 def assert_equal(first: TrackChunk, second: TrackChunk) -> None:

@@ -90,8 +90,10 @@ def main() -> None:
             report(f"{order} order, {axis}", sizes, points)
             for row, label in enumerate(("CPU seconds", "MiB of tensors")):
                 panels[row, column].plot(sizes, points[:, row], marker="o", label=f"{order} order")
-                panels[row, column].set(xlabel=axis, ylabel=label, ylim=(0, None), xlim=(0, None))
+                panels[row, column].set(xlabel=axis, ylabel=label)
                 panels[row, column].grid(alpha=0.3)
+    for panel in panels.flat:  # once all curves are in
+        panel.set(xlim=(0, None), ylim=(0, None))
     panels[0, 0].legend()
     panels[0, 0].set_title(f"{CONFIG.inner_loop.num_steps} inner steps")
     panels[0, 1].set_title("2 pairs")

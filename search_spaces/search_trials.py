@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import torch
+from ray.tune.integration.ray_train import TuneReportCallback
 
 from data_pipeline.tracks import Track
 from eval_jobs.benchmarks import Benchmark, select
@@ -118,28 +119,34 @@ def judge_of(config: PipelineConfig, tuning: SequenceSet, folder: str) -> Tuning
     )
 
 
+class RungCallback(TuneReportCallback):  # type: ignore[misc]
+    """Passes on the scores before the last, at which ASHA would cut the training's end off."""
+
+    def __init__(self, last: int) -> None:
+        """Takes the training's outer steps."""
+        super().__init__()
+        self._last = last
+
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+        """Takes all workers' metrics; rank 0 has the score."""
+        if OBJECTIVE in metrics[0] and metrics[0][RUNG] < self._last:
+            super().after_report(run_context, metrics, checkpoint)
+
+
 def run_training_trial(values: dict[str, Any], search: Search[Any], tuning: SequenceSet) -> None:
     """Trains one choice, or finds it trained, and reports its score on the tuning sequences."""
     import ray
     from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
 
     _log_to_terminal()
     config = search.config(values)
     last = config.train.outer_loop.num_iterations
 
-    class RungCallback(TuneReportCallback):  # type: ignore[misc]
-        """Passes on the scores before the last, at which ASHA would cut the training's end off."""
-
-        def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
-            if OBJECTIVE in metrics[0] and metrics[0][RUNG] < last:
-                super().after_report(run_context, metrics, checkpoint)
-
     judge = judge_of(config, tuning, search.tuning.folder)
     result = find_trained(config)
     if result is None:
         tags = {"study": search.name, "seed": str(config.train.seed)}
-        result = train_once(config, tags=tags, callbacks=(RungCallback(),), judge=judge)
+        result = train_once(config, tags=tags, callbacks=(RungCallback(last),), judge=judge)
     # A task, since the driver has no CPU, and outside the trial's placement group, which has none
     # either; what the worker tracked already is only read.
     task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_scores)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,8 +50,8 @@ def run_search(search: Search[Any], tuning: SequenceSet, kind: SearchKind) -> li
     ended = [each for each in known.values() if each.ending != "started"]
     started = [each.values for each in known.values() if each.ending == "started"]
     slots = concurrent_choices(search)
-    trainable: Any = run_tracking_trial if search.checkpoint else run_training_trial
-    trainable = tune.with_parameters(_fresh(trainable), search=search, tuning=tuning)
+    trial = run_tracking_trial if search.checkpoint else run_training_trial
+    trainable = tune.with_parameters(_try, trial=trial, search=search, tuning=tuning)
     if kind == "grid":
         tried = {each.trial_id for each in ended}
         left = [
@@ -180,13 +180,14 @@ def distributions(space: Space) -> dict[str, Any]:
     return found
 
 
-def _fresh(trial: Any) -> Any:
-    """The trainable for Tune, whose config holds a grid's values under a name of their own."""
-
-    def run(config: dict[str, Any], search: Search[Any], tuning: SequenceSet) -> None:
-        trial(config.get("values", config), search, tuning)
-
-    return run
+def _try(
+    config: dict[str, Any],
+    trial: Callable[[dict[str, Any], Search[Any], SequenceSet], None],
+    search: Search[Any],
+    tuning: SequenceSet,
+) -> None:
+    """A trial as Tune calls it: a grid's values have a name of their own in its config."""
+    trial(config.get("values", config), search, tuning)
 
 
 class _Recorder(Callback):  # type: ignore[misc]

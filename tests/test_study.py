@@ -27,7 +27,7 @@ from search_spaces.plan import plan_text
 from search_spaces.study import Cell, Measure, Study, grid, study_id, trials
 from search_spaces.study_run import report_text, run
 from search_spaces.trial_run import TrialResult
-from search_spaces.tune_trials import cause_of, grouped
+from search_spaces.tune_trials import cause_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import cv2
 import numpy as np
@@ -181,7 +181,7 @@ class ShardWriter:
         self._num_bytes = 0
         self._digest = hashlib.sha256()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -107,30 +107,34 @@ def second_order(
     adapted = theta_0
     rates = list(alpha.values())
     carriers = _carriers(task.support)
-    trace: list[tuple[list[Tensor], list[Tensor]]] = []  # theta_k and g_k with its own graph
-    queries: list[TaskGradient] = []
-    for gamma in gammas[1:]:
+    trace: list[tuple[Weights, list[Tensor]]] = []  # theta_k and g_k with its own graph
+    for _ in gammas[1:]:
         leaves = {name: weight.detach().requires_grad_() for name, weight in adapted.items()}
         support_loss = mean_loss(loss(leaves, task.support, task.support_labels))
         inner = list(torch.autograd.grad(support_loss, list(leaves.values()), create_graph=True))
-        trace.append((list(leaves.values()), inner))
+        trace.append((leaves, inner))
         with torch.no_grad():
             adapted = step(leaves, inner, alpha)
-        queries.append(query_gradient(loss, adapted, task.query, task.query_labels, gamma))
 
-    by_alpha = [torch.zeros_like(rate) for rate in alpha.values()]
-    by_support = [torch.zeros_like(x) for x in carriers]
     v = [torch.zeros_like(weight) for weight in theta_0.values()]
-    for (theta_k, g_k), query in zip(reversed(trace), reversed(queries), strict=True):
+    by_alpha = [torch.zeros_like(rate) for rate in rates]
+    by_query = [torch.zeros_like(x) for x in _carriers(task.query)]
+    by_support = [torch.zeros_like(x) for x in carriers]
+    query_losses: dict[str, list[Tensor]] = {branch: [] for branch in task.query}
+    for gamma in reversed(gammas[1:]):
+        query = query_gradient(loss, adapted, task.query, task.query_labels, gamma)
+        adapted, g_k = trace.pop()  # from theta_{k+1} back to theta_k
         torch._foreach_add_(v, query.weights)
         torch._foreach_sub_(by_alpha, _products(v, [g.detach() for g in g_k], by_alpha))
         direction = [rate * each for rate, each in zip(rates, v, strict=True)]
-        products = _gradients(g_k, theta_k + carriers, direction)
-        torch._foreach_sub_(v, products[: len(theta_k)])
+        products = _gradients(g_k, list(adapted.values()) + carriers, direction)
+        torch._foreach_sub_(v, products[: len(v)])
         if carriers:
-            torch._foreach_sub_(by_support, products[len(theta_k) :])
-    by_query = [torch.stack(each).sum(0) for each in zip(*(q.query for q in queries), strict=True)]
-    query_losses = {branch: [q.query_losses[branch][0] for q in queries] for branch in task.query}
+            torch._foreach_sub_(by_support, products[len(v) :])
+        if by_query:
+            torch._foreach_add_(by_query, query.query)
+        for branch, values in query.query_losses.items():
+            query_losses[branch] = values + query_losses[branch]
     return TaskGradient(v, by_alpha, by_query, by_support, query_losses)
 
 

@@ -44,6 +44,13 @@ class TrainState:
         self.adam = torch.optim.Adam(
             [{"params": g, "lr": r} for g, r in zip(groups, self._base_rates, strict=True)]
         )
+        # On the device, so that no step waits for it.
+        self._num_failures = torch.zeros((), dtype=torch.int64, device=learner.device)
+
+    @property
+    def num_failures(self) -> int:
+        """How many of the last steps, one after another, had no finite gradient."""
+        return int(self._num_failures)
 
     @classmethod
     def start(
@@ -70,7 +77,11 @@ class TrainState:
         return state
 
     def step(self, found: MetaGradient, decay: float) -> dict[str, Tensor]:
-        """One outer step by the mean gradient; gives the norms before clipping."""
+        """One outer step by the mean gradient; gives the norms before clipping.
+
+        Not in the paper: where a pair's inner loop blows up and the gradient is not finite, Adam
+        steps on by its momentum alone, as if the gradient were 0.
+        """
         clip = self._config.outer_loop.clip_norm
         norms = {}
         gradients = (("weights", self._weights, found.weights), ("rates", self._rates, found.rates))
@@ -79,6 +90,10 @@ class TrainState:
                 tensor.grad = sums[name] / found.num_pairs
             if tensors:
                 norms[kind] = torch.nn.utils.clip_grad_norm_(list(tensors.values()), clip)
+        is_finite = torch.stack([norm.isfinite() for norm in norms.values()]).all()
+        for tensor in [*self._weights.values(), *self._rates.values()]:
+            tensor.grad = torch.where(is_finite, tensor.grad, 0.0)
+        self._num_failures = torch.where(is_finite, 0, self._num_failures + 1)
         for group, rate in zip(self.adam.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * decay
         self.adam.step()

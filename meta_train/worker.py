@@ -1,8 +1,8 @@
 """The loop that every training process runs. Ray, MLflow and storage come in as callables."""
 
 import logging
-import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_pipeline.episodes import EpisodeBatch
+from data_pipeline.episodes import EpisodeBatch, PairOrigin
+from data_pipeline.sampling import shares
 from data_pipeline.stream import EpisodeStream, batches
 from meta_train import checkpoint as checkpoints
 from meta_train.baseline_step import batch_gradient
@@ -33,6 +34,9 @@ from meta_train.validation import validate, validation_stream
 logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
+
+_MOST_FAILURES = 3
+"""Outer steps in a row without a finite gradient that end a run."""
 
 _AGAINST_DIVERGENCE = "Lower the outer rates or the loss weights (they set the first inner rates)"
 
@@ -62,6 +66,11 @@ class Rim:
     progress: Callable[[int, str], None] = lambda iteration, text: None
     """Takes the number of steps done; called on rank 0 only."""
 
+    batches: Callable[[EpisodeStream, Sequence[int], int], Generator[EpisodeBatch, None, None]] = (
+        lambda stream, lanes, start: batches(stream, lanes, start=start)
+    )
+    """This worker's batches without end, from a stream, the worker's lanes and the first one."""
+
 
 def train(
     config: TrainConfig,
@@ -84,27 +93,34 @@ def train(
     Raises:
         CheckpointError: a checkpoint does not load or does not fit.
         ShardError: the shards do not read.
-        FloatingPointError: the meta-loss or the weights are no longer finite.
+        FloatingPointError: the run diverged: several gradients in a row, or the weights, are not
+            finite.
     """
     outer = config.outer_loop
     stream = EpisodeStream(config.shards, config.sampling, split="train", seed=config.seed)
     state = TrainState.start(config, stream, rim.device, resume=resume, init_from=init_from)
     held_out = validation_stream(config.shards, config.sampling)
     lanes = range(rim.rank, outer.batch_pairs, rim.world_size)
-    source = batches(stream, lanes, start=state.iteration)
+    source = rim.batches(stream, lanes, state.iteration)
+    drawn: Counter[PairOrigin] = Counter()  # rank 0's lanes stand for all: they are drawn alike
     meter = Meter(outer.batch_pairs, rim.device)
     try:
         while state.iteration < outer.num_iterations:
             setup = _setup(config, state.iteration)
             batch = meter.waiting(source)
+            drawn.update(batch.origins)
             found = _gradient(config, state.learner, batch, setup, rim.device)
             norms = state.step(found, outer.decay(state.iteration))
             epoch_ends = state.iteration % outer.iterations_per_epoch == 0
             if rim.rank == 0 and (state.iteration % config.log_every == 0 or epoch_ends):
+                _require_progress(state)
                 point = _point(found, setup, norms, state.learner, config) | meter.read()
                 point["train/epoch"] = state.iteration / outer.iterations_per_epoch
                 rim.log(point, state.iteration)
                 rim.progress(state.iteration, f"meta-loss {point['train/meta_loss']:.3f}")
+            if rim.rank == 0 and epoch_ends:
+                rim.log(shares(drawn), state.iteration)
+                drawn.clear()
             metrics = {}
             if epoch_ends and _validates(config, state.iteration):
                 metrics = _validate(config, state, held_out, rim)
@@ -186,11 +202,6 @@ def _point(
     totals = [sum(step) for step in zip(*by_step.values(), strict=True)]
     weights = setup.gammas if len(totals) > 1 else (1.0,)
     meta_loss = sum(gamma * total for gamma, total in zip(weights, totals, strict=True))
-    if not math.isfinite(meta_loss):
-        raise FloatingPointError(
-            f"the meta-loss is {meta_loss}: the run diverged. {_AGAINST_DIVERGENCE}; "
-            f"losses by inner step: {by_step}"
-        )
     point = {"train/meta_loss": meta_loss}
     for branch, values in by_step.items():
         point |= {f"train/query_loss_{branch}_{k}": value for k, value in enumerate(values)}
@@ -229,8 +240,18 @@ def _validate(config: TrainConfig, state: TrainState, held_out: EpisodeStream, r
     return metrics
 
 
+def _require_progress(state: TrainState) -> None:
+    """One batch may blow up in its inner loop; several in a row mean that there is no way back."""
+    if state.num_failures >= _MOST_FAILURES:
+        raise FloatingPointError(
+            f"the last {state.num_failures} outer steps up to {state.iteration} had no finite "
+            f"gradient: the run diverged. {_AGAINST_DIVERGENCE}, and start again"
+        )
+
+
 def _report(config: TrainConfig, state: TrainState, rim: Rim, metrics: Metrics) -> None:
     """Hands over a checkpoint (rank 0) and the metrics (every rank)."""
+    _require_progress(state)
     tensors = state.learner.weights | state.learner.rates
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise FloatingPointError(

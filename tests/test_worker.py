@@ -1,6 +1,7 @@
 """The loop of a training process, bare: no Ray, no MLflow."""
 
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -104,6 +105,9 @@ def test_what_a_run_sends_outside(whole: Run) -> None:
     assert last["train/epoch"] == 2 and last["train/meta_loss"] > 0
     names = {"train/query_loss_cls_2", "rates/cls.head.hidden0/mean", "val/query_loss_2"}
     assert names | {"train/grad_norm_rates", "speed/pairs_per_second"} <= set(last)
+    sampled = {name: value for name, value in last.items() if name.startswith("sampling/dataset")}
+    assert sum(sampled.values()) == pytest.approx(1) and last["sampling/without_target"] <= 1
+    assert {at for at, point in recorder.points.items() if sampled.keys() <= set(point)} <= {3, 6}
     meta_loss = sum(
         gamma * (last[f"train/query_loss_cls_{k}"] + last[f"train/query_loss_reg_{k}"])
         for k, gamma in enumerate(worker._setup(whole.config, 5).gammas)
@@ -122,7 +126,9 @@ def test_a_resumed_run_ends_with_the_same_bits(whole: Run, go: Callable[..., Run
     assert one.optimizer["param_groups"] == other.optimizer["param_groups"]
     for at, point in resumed.recorder.points.items():
         for name, value in point.items():
-            assert name.startswith("speed/") or value == whole.recorder.points[at][name]
+            assert (
+                name.startswith(("speed/", "memory/")) or value == whole.recorder.points[at][name]
+            )
 
 
 def test_a_finished_run_has_nothing_left_to_do(whole: Run, go: Callable[..., Run]) -> None:
@@ -226,6 +232,22 @@ def test_an_outer_step_takes_the_mean_gradient_and_clips_it(
     clipped = torch.cat([weight.grad.flatten() for weight in learner.weights.values()])
     assert float(clipped.norm()) == pytest.approx(tiny_config.outer_loop.clip_norm, rel=1e-5)
     assert state.iteration == 5
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing(whole: Run, tiny_config: TrainConfig) -> None:
+    learner = whole.learner.to("cpu", torch.float64)
+    state = TrainState(tiny_config, learner, 4)
+    before = {name: weight.clone() for name, weight in learner.weights.items()}
+    sums = {name: torch.ones_like(weight) for name, weight in learner.weights.items()}
+    rates = {name: torch.ones_like(rate) for name, rate in learner.rates.items()}
+    blown = {name: torch.full_like(rate, math.nan) for name, rate in rates.items()}
+    for failures in (1, 2):
+        state.step(MetaGradient(sums, blown, {}, num_pairs=2), decay=1.0)
+        assert state.num_failures == failures
+    assert all(torch.equal(weight, before[name]) for name, weight in learner.weights.items())
+    state.step(MetaGradient(sums, rates, {}, num_pairs=2), decay=1.0)
+    assert state.num_failures == 0 and state.iteration == 7
+    assert all((weight != before[name]).all() for name, weight in learner.weights.items())
 
 
 def test_decay_lowers_adams_rates(go: Callable[..., Run]) -> None:

@@ -92,7 +92,8 @@ class TrainState:
                 norms[kind] = torch.nn.utils.clip_grad_norm_(list(tensors.values()), clip)
         is_finite = torch.stack([norm.isfinite() for norm in norms.values()]).all()
         for tensor in [*self._weights.values(), *self._rates.values()]:
-            tensor.grad = torch.where(is_finite, tensor.grad, 0.0)
+            if tensor.grad is not None:
+                tensor.grad = torch.where(is_finite, tensor.grad, 0.0)
         self._num_failures = torch.where(is_finite, 0, self._num_failures + 1)
         for group, rate in zip(self.adam.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * decay

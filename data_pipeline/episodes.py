@@ -130,7 +130,7 @@ def stack(episodes: list[Episode]) -> EpisodeBatch:
     if not episodes:
         raise ValueError("a batch needs at least one episode, got none")
     *arrays, origins = zip(*episodes, strict=True)
-    return EpisodeBatch(*(np.stack(field) for field in arrays), origins)
+    return EpisodeBatch._make([*(np.stack(field) for field in arrays), origins])
 
 
 def make_episode(

@@ -68,6 +68,10 @@ class EpisodeStream:
             rng=rng,
         )
 
+    def forget(self, lane: int) -> None:
+        """Frees the rows that a lane holds; it reads them again where it needs them."""
+        self._blocks.pop(lane, None)
+
     def _block(self, lane: int, number: int) -> list[TrackChunk]:
         """The rows that a lane draws from at its block ``number``."""
         current = self._blocks.get(lane)

@@ -25,6 +25,22 @@ def require_room(scaling: ScalingConfig) -> None:
         )
 
 
+def require_spare_cpu(scaling: ScalingConfig) -> None:
+    """Checks that a run's workers leave Ray Data a CPU: without one they would wait for ever.
+
+    Raises:
+        ValueError: they take all that the cluster has.
+    """
+    taken = scaling.num_workers * scaling.cpus_per_worker
+    there = sum(node.get("CPU", 0.0) for node in cluster_nodes())
+    if there < taken + 1:
+        raise ValueError(
+            f"loading 'ray' needs a CPU beside the {taken} of the run's workers, and the Ray "
+            f"cluster has {there:g} in all. Ask for fewer workers or CPUs, add nodes, or load by "
+            "'lanes'."
+        )
+
+
 def runs_that_fit(nodes: Sequence[dict[str, float]], scaling: ScalingConfig) -> int:
     """How many runs can train at once on nodes with these resources; a worker stays on one node.
 

@@ -11,16 +11,20 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
 import torch
 
+from data_pipeline import ray_stream
+from data_pipeline.episodes import EpisodeBatch
 from data_pipeline.storage import atomic_output, open_folder
-from meta_train.placement import require_room
+from data_pipeline.stream import EpisodeStream
+from meta_train.placement import require_room, require_spare_cpu
 from meta_train.run_log import RunHandle, RunLog
 from meta_train.train_config import TrainConfig, from_json, resolved, to_json
 from meta_train.trained_runs import TrainResult as TrainResult
@@ -31,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _CONFIG_FILE = "config.json"
 _SCORE = "val/query_loss_after"
+_PAIRS = "pairs"
 _NOT_VALIDATED = 1e9  # ranks behind every checkpoint that was
 
 
@@ -122,6 +127,8 @@ def fit(
 
     scaling = config.scaling
     require_room(scaling)
+    if config.loading == "ray":
+        require_spare_cpu(scaling)
     threads = str(scaling.cpus_per_worker)
     trainer = TorchTrainer(
         _run_worker,
@@ -150,6 +157,7 @@ def fit(
             callbacks=list(callbacks),
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
         ),
+        datasets={_PAIRS: _pairs(config)} if config.loading == "ray" else None,
     )
     with _own_cluster():
         result = trainer.fit()
@@ -164,6 +172,17 @@ def fit(
     )
     keep_result(config, storage, left, init_from)
     return left
+
+
+def _pairs(config: TrainConfig) -> Any:
+    """The pairs of a run as a Ray data set."""
+    return ray_stream.episode_dataset(
+        config.shards,
+        config.sampling,
+        seed=config.seed,
+        num_lanes=config.outer_loop.batch_pairs,
+        num_batches=config.outer_loop.num_iterations,
+    )
 
 
 @contextmanager
@@ -235,6 +254,8 @@ def _run_worker(arguments: dict[str, Any]) -> None:
             report=report,
             progress=progress.show,
         )
+        if config.loading == "ray":
+            rim = replace(rim, batches=_ray_batches)
         torch.set_num_threads(config.scaling.cpus_per_worker)
         resume = ray.train.get_checkpoint()
         if resume is None:
@@ -247,6 +268,15 @@ def _run_worker(arguments: dict[str, Any]) -> None:
     progress.close()
     if run_log:
         run_log.close()
+
+
+def _ray_batches(
+    stream: EpisodeStream, lanes: Sequence[int], start: int
+) -> Generator[EpisodeBatch, None, None]:
+    """A worker's part of `_pairs`: as many pairs at a time as it has lanes, wherever it starts."""
+    import ray.train
+
+    return ray_stream.batches(ray.train.get_dataset_shard(_PAIRS), len(lanes), seed=start)
 
 
 class _Progress:

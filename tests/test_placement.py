@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from meta_train import placement
-from meta_train.placement import _nodes_to_come, require_room, runs_that_fit
+from meta_train.placement import (
+    _nodes_to_come,
+    require_room,
+    require_spare_cpu,
+    runs_that_fit,
+)
 from meta_train.train_config import ScalingConfig
 
 
@@ -27,6 +32,13 @@ def test_what_never_fits_is_refused_with_what_there_is(monkeypatch: pytest.Monke
         require_room(ScalingConfig(cpus_per_worker=4))  # a worker stays on one node
     with pytest.raises(ValueError, match="and a GPU each"):
         require_room(ScalingConfig(use_gpu=True))
+
+
+def test_ray_data_needs_a_cpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "cluster_nodes", lambda: [{"CPU": 2.0}, {"CPU": 1.0}])
+    require_spare_cpu(ScalingConfig(num_workers=1, cpus_per_worker=2))
+    with pytest.raises(ValueError, match=r"a CPU beside the 3 of the run's workers.*has 3 in all"):
+        require_spare_cpu(ScalingConfig(num_workers=3, cpus_per_worker=1))
 
 
 def test_nodes_that_an_autoscaler_may_add_count(tmp_path: Path) -> None:

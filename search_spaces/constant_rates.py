@@ -17,7 +17,7 @@ from meta_train.checkpoint import content_digest
 
 logger = logging.getLogger(__name__)
 
-CONSTANT_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
+CONSTANT_RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01)
 """About the paper's .001, in steps of three."""
 
 

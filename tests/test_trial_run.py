@@ -126,7 +126,7 @@ def test_table_1_is_trained_once_a_method_and_tuned_on_other_sequences(
     assert len(fits) == 2 and len({result.trained_run for result in results}) == 2
     by_cell = {result.cell: result for result in results}
     fair = by_cell["baseline_after_best_rate"]
-    assert set(fair.tuning) == {"0.0003", "0.001", "0.003", "0.01", "0.03"}
+    assert set(fair.tuning) == {"0.0001", "0.0003", "0.001", "0.003", "0.01"}
     assert not by_cell["baseline_after"].tuning
     assert all(0 <= result.metrics["tracking/auc"] <= 1 for result in results)
     assert (
@@ -137,7 +137,7 @@ def test_table_1_is_trained_once_a_method_and_tuned_on_other_sequences(
 
     text = report_text(study, results, [trial.sequences.text for trial in trials(study)])
     assert "Chosen by Synthetic, tuning part, 2 of 4 sequences: val_000000, val_000002" in text
-    assert "tuning score by constant rate: 0.0003:" in text
+    assert "tuning score by constant rate: 0.0001:" in text
 
     client = MlflowClient(base.mlflow.tracking_uri)
     run = client.get_run(fair.mlflow_run_id)

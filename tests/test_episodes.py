@@ -113,6 +113,40 @@ def test_mirror_is_its_own_inverse(box: np.ndarray) -> None:
     np.testing.assert_allclose(once.box[2:] - once.box[:2], box[2:] - box[:2])
 
 
+whole = st.tuples(*[st.integers(75, 105)] * 2, *[st.integers(150, 190)] * 2).map(np.array)
+
+
+def edges(profile: np.ndarray, half: float) -> tuple[float, float]:
+    """Where a row of pixels rises above and falls below a value, between pixels' centres."""
+    inside = np.flatnonzero(profile > half)
+    first, last = inside[0], inside[-1]
+    rise = (half - profile[first - 1]) / (profile[first] - profile[first - 1])
+    fall = (profile[last] - half) / (profile[last] - profile[last + 1])
+    return first - 0.5 + rise, last + 0.5 + fall
+
+
+@given(box=whole, seed=st.integers(0, 1000), flip=st.sampled_from([0.0, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_boxes_are_exact_under_mirror_zoom_and_shift(
+    box: np.ndarray, seed: int, flip: float
+) -> None:
+    """The rectangle's edges in the image; sampled pixels give them to a quarter of a pixel."""
+    image = np.full((263, 263, 3), 20, np.uint8)
+    image[box[1] : box[3], box[0] : box[2]] = 220
+    sample = Sample(image, box.astype(float))
+    config = replace(NO_AUGMENTATION, support_shift_px=20.0, support_scale=0.15, flip_video=flip)
+    origin = PairOrigin("got10k", "same_target", False, 1)
+    found = make_episode(
+        sample, sample, origin=origin, config=config, rng=np.random.default_rng(seed)
+    )
+    images = [*found.support_images, *found.query_images]
+    for picture, its_box in zip(images, [*found.support_boxes, *found.query_boxes], strict=True):
+        x, y = ((its_box[:2] + its_box[2:]) / 2).astype(int)
+        left, right = edges(picture[y, :, 0].astype(float), 120.0)
+        top, bottom = edges(picture[:, x, 0].astype(float), 120.0)
+        np.testing.assert_allclose([left, top, right, bottom], its_box, atol=0.25)
+
+
 @given(box=corners, seed=st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
 def test_a_patch_hides_a_part_of_the_box_and_nothing_else(box: np.ndarray, seed: int) -> None:

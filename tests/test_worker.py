@@ -126,9 +126,8 @@ def test_a_resumed_run_ends_with_the_same_bits(whole: Run, go: Callable[..., Run
     assert one.optimizer["param_groups"] == other.optimizer["param_groups"]
     for at, point in resumed.recorder.points.items():
         for name, value in point.items():
-            assert (
-                name.startswith(("speed/", "memory/")) or value == whole.recorder.points[at][name]
-            )
+            if not name.startswith(("speed/", "memory/", "sampling/")):
+                assert value == whole.recorder.points[at][name], name
 
 
 def test_a_finished_run_has_nothing_left_to_do(whole: Run, go: Callable[..., Run]) -> None:

@@ -61,9 +61,9 @@ def episode_dataset(
 
     num_batches += 2 * SHUFFLED_BATCHES
     num_blocks = (num_batches + num_lanes - 2) // sampling.pairs_per_block + 1
-    rows = ray.data.range(
-        num_lanes * num_blocks, override_num_blocks=min(num_lanes * num_blocks, MAX_TASKS)
-    )
+    # Not ray.data.range: its tasks would want the one CPU that a small cluster has to spare.
+    items = [{"id": number} for number in range(num_lanes * num_blocks)]
+    rows = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_TASKS))
     return rows.map_batches(
         EpisodeMaker,
         batch_size=1,

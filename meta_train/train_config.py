@@ -180,7 +180,7 @@ class TrainConfig:
     loading: Literal["lanes", "ray"] = "lanes"
     """Where pairs are made: in the training process, or by Ray Data on any node of the cluster that
     has CPUs to spare. With ``ray`` their order differs from run to run, and a resumed run starts at
-    the first pair again: it is not exact."""
+    the first pair again: it is not exact. Experimental: no whole run has been shown on it yet."""
 
     validation: ValidationConfig = ValidationConfig()
     """How it is judged on the way."""

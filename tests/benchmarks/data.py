@@ -114,8 +114,8 @@ def measure_crops(options: argparse.Namespace, folder: Path) -> None:
     """Case `crops`."""
     cv2.setNumThreads(1)
     videos, cores = folder / "videos", os.cpu_count() or 1
-    write_videos(videos, options.videos, frames=16, width_px=640, height_px=360)
-    config = plan_of(videos, folder / "in-process", min_shards=32)
+    write_videos(videos, options.videos, frames=24, width_px=640, height_px=360)
+    config = plan_of(videos, folder / "in-process")  # tasks of about a second
     jobs = plain_jobs(config)
     ours_wall, theirs_wall, ours_cpu, theirs_cpu = [], [], [], []
     with ray_session("local"):
@@ -263,7 +263,7 @@ def main() -> None:
     short = [name for name in CASES if name != "scale"]
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=short)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--videos", type=int, default=64, help="crops: videos of 16 frames")
+    parser.add_argument("--videos", type=int, default=96, help="crops: videos of 24 frames")
     parser.add_argument("--workers", type=int, default=2, help="batches: threads, or processes")
     parser.add_argument("--num-batches", type=int, default=10, help="batches: a turn's")
     parser.add_argument("--steps", type=int, default=8, help="waiting: outer steps")

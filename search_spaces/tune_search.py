@@ -21,7 +21,7 @@ from search_spaces.search_ledger import OBJECTIVE, Ending, Ledger, Tried
 from search_spaces.search_trials import RUNG, run_tracking_trial, run_training_trial
 from search_spaces.sequence_parts import SequenceSet
 from search_spaces.training import absolute_storage, mark_stopped
-from search_spaces.tune_trials import TUNE_DRIVER, cause_of, concurrent_trials
+from search_spaces.tune_trials import TUNE_DRIVER, concurrent_trials
 
 logger = logging.getLogger(__name__)
 
@@ -213,9 +213,8 @@ class _Recorder(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Notes what stopped it."""
-        error = trial.get_error()
-        text = "ended without an error" if error is None else cause_of(error)
-        self._end(trial, "failed", {}, text)
+        trace = Path(trial.error_file).read_text().strip()  # Tune has it only here by now
+        self._end(trial, "failed", {}, trace.rpartition("\n")[2])
 
     def _end(self, trial: Any, ending: Ending, metrics: dict[str, float], error: str) -> None:
         tried = Tried(

@@ -1,13 +1,17 @@
-"""Loading through Ray Data: the lanes' pairs, in another order."""
+"""Loading through Ray Data: the lanes' pairs in another order, and a run that trains on them."""
 
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from data_pipeline import ray_stream
 from data_pipeline.ray_stream import EpisodeMaker
 from data_pipeline.stream import EpisodeStream
+from meta_train.checkpoint import load
 from meta_train.train_config import TrainConfig
+from meta_train.trainer import create_run, fit
 
 
 def lanes_pairs(config: TrainConfig, num_lanes: int, num_batches: int) -> Counter[bytes]:
@@ -32,3 +36,13 @@ def test_the_blocks_of_all_lanes_hold_each_pair_once(
         assert [origin.kind == "same_target" for origin in batch.origins] == (
             batch.query_present[:, 0].tolist()
         )
+
+
+@pytest.mark.ray
+def test_a_run_trains_on_pairs_that_ray_data_makes(
+    tiny_config: TrainConfig, tmp_path: Path, ray_session: None
+) -> None:
+    one_epoch = replace(tiny_config.outer_loop, num_epochs=1)
+    config = replace(tiny_config, loading="ray", outer_loop=one_epoch)
+    result = fit(create_run(config, str(tmp_path), "ray"), storage=str(tmp_path), run_id="ray")
+    assert load(result.last).iteration == 3

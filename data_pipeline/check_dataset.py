@@ -46,6 +46,14 @@ MAX_SHARE_REACHING_OUT = 0.5
 """The same for boxes of which a part lies outside the image."""
 
 
+def _find_splits(layout: Layout, folder: Path) -> tuple[str, ...]:
+    """The splits that a folder has in a layout; none where it breaks the layout's rules."""
+    try:
+        return layout.find_splits(folder)
+    except DatasetError:
+        return ()
+
+
 def recognise(folder: Path) -> str:
     """The reader whose layout a folder is in.
 
@@ -55,14 +63,14 @@ def recognise(folder: Path) -> str:
     if not folder.is_dir():
         raise DatasetError(f"{folder}: a dataset's folder expected, there is none. Check the path.")
     for name, layout in LAYOUTS.items():
-        if layout.find_splits(folder):
+        if _find_splits(layout, folder):
             return name
     inner = sorted(path for path in folder.iterdir() if path.is_dir())[:50]
     nearby = [
         f"; {path} is in the layout of {name}"
         for path in (*inner, folder.parent)
         for name, layout in LAYOUTS.items()
-        if (splits := layout.find_splits(path)) and (path in inner or folder.name in splits)
+        if (splits := _find_splits(layout, path)) and (path in inner or folder.name in splits)
     ]
     names = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
     shapes = "\n".join(f"    {name}: {layout.shape}" for name, layout in LAYOUTS.items())

@@ -25,6 +25,7 @@ from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, 
 from meta_train.checkpoint import load_learner
 from meta_train.diagnosis import adaptation_curves, score_map_figure
 from meta_train.outer_step import to_episodes
+from meta_train.placement import require_room
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
 from meta_train.train_config import TrainConfig, fingerprint
 from meta_train.trainer import TrainResult, create_run, fit, run_config
@@ -150,6 +151,7 @@ def run(
         init_from = None if started_from is None else started_from.decode()
         config = replace(config, evaluation=evaluation)
     else:
+        require_room(config.train.scaling)
         config = with_data(config, storage)
         train = create_run(config.train, storage, run_id)
         _write(

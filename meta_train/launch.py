@@ -39,7 +39,7 @@ class LaunchConfig:
     """Folder of a checkpoint whose weights and rates the run starts from: fine-tuning."""
 
     plan: bool = False
-    """Print the run's size, memory and expected cost, from one timed outer step, and end."""
+    """Print the run's size, memory and expected cost, from a timed outer step, and end."""
 
     address: str = field(default_factory=default_address)
     """Ray cluster: ``local`` starts one here, ``auto`` finds the one that this machine is in.
@@ -78,6 +78,8 @@ def _parse(arguments: list[str]) -> tuple[str, LaunchConfig]:
         name: (text, LaunchConfig(pipeline=pipeline)) for name, (text, pipeline) in PRESETS.items()
     }
     config = tyro.extras.overridable_config_cli(choices, args=arguments, description=__doc__)
+    if config.resume is not None and config.plan:
+        raise SystemExit("--plan says what a new run will cost: leave out --resume")
     if config.resume is not None:
         _require_no_settings(config, PRESETS[arguments[0]][1])
     return arguments[0], config

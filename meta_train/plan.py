@@ -187,7 +187,7 @@ def take_step(config: TrainConfig, learner: Learner, order: str, num_pairs: int)
         adapts=inner.adapts,
         learns=outer.learns,
         second_order=order == "second",
-        exact_features=outer.precision == "bf16",
+        exact_features=outer.precision == "bf16" and learner.device.type != "meta",
     )
     compute = meta_gradient if outer.method == "maml" else batch_gradient
     episodes = _blank_episodes(num_pairs, learner.device)

@@ -84,7 +84,7 @@ def first_order(
     by_query = [torch.zeros_like(x) for x in _carriers(task.query)]
     query_losses: dict[str, list[Tensor]] = {branch: [] for branch in task.query}
     for gamma in gammas[1:]:
-        leaves = {name: weight.requires_grad_() for name, weight in adapted.items()}
+        leaves = {name: weight.detach().requires_grad_() for name, weight in adapted.items()}
         support_loss = mean_loss(loss(leaves, task.support, task.support_labels))
         inner = torch.autograd.grad(support_loss, list(leaves.values()))
         with torch.no_grad():

@@ -112,8 +112,10 @@ def train(
             found = _gradient(config, state.learner, batch, setup, rim.device)
             norms = state.step(found, outer.decay(state.iteration))
             epoch_ends = state.iteration % outer.iterations_per_epoch == 0
-            if rim.rank == 0 and (state.iteration % config.log_every == 0 or epoch_ends):
+            is_logged = state.iteration % config.log_every == 0 or epoch_ends
+            if is_logged:
                 _require_progress(state)
+            if rim.rank == 0 and is_logged:
                 point = _point(found, setup, norms, state.learner, config) | meter.read()
                 point["train/epoch"] = state.iteration / outer.iterations_per_epoch
                 rim.log(point, state.iteration)

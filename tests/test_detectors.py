@@ -1,6 +1,7 @@
 """Every row of `DETECTORS` trains, validates, goes to a file and back, and tracks."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,4 +113,4 @@ def test_a_third_detector_is_one_file_and_one_row(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 passed" in done.stdout
+    assert re.search(r"[1-9]\d* passed", done.stdout) and "skipped" not in done.stdout

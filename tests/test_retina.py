@@ -177,3 +177,17 @@ def test_the_prior_starts_where_a_bias_would() -> None:
 def test_config_refuses(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RetinaConfig(**changes)
+
+
+def test_bf16_outputs_lose_no_gradient_of_the_background() -> None:
+    """1 - p rounds to steps of 1/256 in bf16; most of the background's gradient would be lost."""
+    labels = label(BOX)
+    background = (labels.counted - labels.positive).bool()
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float32):
+        maps = (random_outputs()["cls"] * 0.5 - 3).to(torch.bfloat16).to(dtype).requires_grad_()
+        loss = RETINA.losses({"cls": maps}, labels)["cls"].sum()
+        (gradient,) = torch.autograd.grad(loss, maps)
+        gradients.append(gradient[background].float())
+    rounded, exact = gradients
+    assert float((rounded - exact).norm() / exact.norm()) < 0.01

@@ -32,7 +32,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 """Rises whenever the same config would give other videos."""
 
 MARKER = "synthetic.json"

@@ -157,7 +157,10 @@ class Retina:
     ) -> Float[Tensor, "N"]:
         config = self.config
         per_cell = sigmoid_focal_loss(
-            self._logits(outputs), labels.positive, alpha=config.balance, gamma=config.focusing
+            self._logits(at_least_float32(outputs)),
+            labels.positive,
+            alpha=config.balance,
+            gamma=config.focusing,
         )
         num_positive = labels.positive.sum(dim=(1, 2, 3)).clamp(min=1)
         return (per_cell * labels.counted).sum(dim=(1, 2, 3)) / num_positive

@@ -23,6 +23,11 @@ log = logging.getLogger(__name__)
 class IncompleteResultsError(ValueError):
     """Sequences of a benchmark are missing or were not tracked, so there is no score of it."""
 
+    def __init__(self, message: str, *, causes: tuple[Exception, ...] = ()) -> None:
+        """Takes the message, and what stopped each of the runs that failed."""
+        super().__init__(message)
+        self.causes = causes
+
 
 Server = Literal["got10k", "trackingnet"]
 """Servers that score archives of results: their ground truth is hidden."""

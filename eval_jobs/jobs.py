@@ -122,7 +122,7 @@ def evaluate(
         max_sequences=max_sequences,
         max_frames=max_frames,
     )
-    settled = [(spec, "") if own_settings else _as_row_asks(spec, benchmark) for spec in specs]
+    settled = [(spec, "") if own_settings else as_row_asks(spec, benchmark) for spec in specs]
     stores = [
         ResultStore(
             folder=output.absolute(),
@@ -178,7 +178,7 @@ def _archive(selection: Selection, store: ResultStore, trajectories: Sequence[Tr
     log.info("%s: upload %s to its server", benchmark.title, path)
 
 
-def _as_row_asks(spec: TrackerSpec, benchmark: Benchmark) -> tuple[TrackerSpec, str]:
+def as_row_asks(spec: TrackerSpec, benchmark: Benchmark) -> tuple[TrackerSpec, str]:
     """The tracker with the constants of the benchmark's row, and what that changed."""
     branches = benchmark.update_branches
     if not isinstance(spec, OnlineSpec) or branches in (None, spec.config.update_branches):
@@ -278,14 +278,16 @@ def _run_missing(
         )(run_job)
         failures = _gather({task.remote(job): job for job in missing})
     if failures:
+        lines = [f"- {job.title}: {type(cause).__name__}: {cause}" for job, cause in failures]
         raise IncompleteResultsError(
             f"{len(failures)} of {len(jobs)} runs failed; the others are kept, and the same "
-            "command goes on from there:\n" + "\n".join(failures)
+            "command goes on from there:\n" + "\n".join(lines),
+            causes=tuple(cause for _, cause in failures),
         )
 
 
-def _gather(running: dict[ray.ObjectRef, SequenceJob]) -> list[str]:
-    """Waits for all tasks under a progress bar, and says which failed and why."""
+def _gather(running: dict[ray.ObjectRef, SequenceJob]) -> list[tuple[SequenceJob, Exception]]:
+    """Waits for all tasks under a progress bar; gives those that failed, each with its cause."""
     failures = []
     columns = (
         TextColumn("tracking {task.description}"),
@@ -304,7 +306,7 @@ def _gather(running: dict[ray.ObjectRef, SequenceJob]) -> list[str]:
                     ray.get(reference)
                 except ray.exceptions.RayError as error:
                     cause = getattr(error, "cause", None) or error
-                    failures.append(f"- {job.title}: {type(cause).__name__}: {cause}")
+                    failures.append((job, cause))
                     log.error("%s failed: %s", job.title, cause)
                 progress.update(bar, advance=len(job.track), description=job.title)
     return failures

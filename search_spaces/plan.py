@@ -90,7 +90,7 @@ def tracking_seconds(trial: Trial) -> float:
     seconds = sum(per_frame.values()) * sum(sequences.report.frames.values())
     if trial.variant.constant_rates and sequences.tuning is not None:
         frames = sum(sequences.tuning.frames.values())
-        seconds += len(trial.variant.constant_rates) * frames * cost.frame_seconds
+        seconds += len(trial.variant.constant_rates) * frames * per_frame[phases[0]]
     return seconds
 
 

@@ -15,9 +15,9 @@ from typing import Generic, Literal, TypeVar
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.tracker_specs import TRACKER_VERSION
 from meta_train.checkpoint import content_digest
-from meta_train.train_config import fingerprint
 from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study import Cell, Measure, Study, grid
+from search_spaces.training import training_fingerprint
 
 Choice = TypeVar("Choice")
 
@@ -150,13 +150,14 @@ class Search(Generic[Choice]):
     def search_id(self) -> str:
         """The name and a digest of all that a trial's number depends on, but for the sequences.
 
-        Where the data lie and on what it runs does not count.
+        Where the data lie and on what it runs does not count; with a checkpoint, neither do they.
         """
         evaluation = replace(self.base.evaluation, folder="", device="cpu", gpus_per_task=0.0)
         content = {
             "space": {name: asdict(knob) for name, knob in self.space.items()},
             "start": asdict(self.start),  # type: ignore[call-overload]
-            "train": fingerprint(self.config({}).train, ""),
+            "seed": self.seeds[0],
+            "train": "" if self.checkpoint else training_fingerprint(self.config({})),
             "checkpoint": content_digest(self.checkpoint) if self.checkpoint else "",
             "synthetic": None if self.base.synthetic is None else asdict(self.base.synthetic),
             "evaluation": asdict(evaluation),

@@ -6,7 +6,8 @@ only tracks reports after each sequence.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,21 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from data_pipeline.tracks import Track
 from eval_jobs.benchmarks import Benchmark, select
+from eval_jobs.jobs import as_row_asks
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from eval_jobs.protocols import Trajectory, one_pass
 from eval_jobs.results import ResultStore
 from eval_jobs.scores import score_sequence
-from eval_jobs.tracker_specs import OnlineSpec, phase_specs
+from eval_jobs.tracker import TrackingError
+from eval_jobs.tracker_specs import TrackerSpec, phase_specs
 from meta_train.worker import Metrics
 from search_spaces.search import Search
 from search_spaces.search_ledger import OBJECTIVE
 from search_spaces.sequence_parts import SequenceSet
 from search_spaces.training import find_trained, train_once
+from search_spaces.trial_run import gpus_of_tracker
+
+logger = logging.getLogger(__name__)
 
 RUNG = "iteration"
 """What ASHA's rungs count: outer steps, or sequences."""
@@ -65,8 +71,8 @@ class TuningJudge:
         limit = self.evaluation.max_frames
         return select(self.benchmark, self.folder, max_frames=limit).tracks
 
-    def spec(self, checkpoint: Path) -> OnlineSpec:
-        """The tracker."""
+    def spec(self, checkpoint: Path) -> TrackerSpec:
+        """The tracker, with the constants that the benchmark's row asks for."""
         evaluation = self.evaluation
         (spec,) = phase_specs(
             checkpoint,
@@ -75,18 +81,19 @@ class TuningJudge:
             name="tuning",
             device=evaluation.device,
         )
-        return spec
+        return as_row_asks(spec, self.benchmark)[0]
 
-    def score(self, spec: OnlineSpec, track: Track) -> float:
-        """The benchmark's first metric on one sequence.
-
-        Raises:
-            TrackingError: the tracker's gradient descent diverged.
-        """
-        curves = score_sequence(self.benchmark, track, self._trajectory(spec, track))
+    def score(self, spec: TrackerSpec, track: Track) -> float:
+        """The benchmark's first metric on one sequence; 0 where the tracker's descent diverged."""
+        try:
+            trajectory = self._trajectory(spec, track)
+        except TrackingError as error:
+            logger.warning("%s scores 0: %s", track.name, error)
+            return 0.0
+        curves = score_sequence(self.benchmark, track, trajectory)
         return curves.values[self.benchmark.metrics[0].name]
 
-    def _trajectory(self, spec: OnlineSpec, track: Track) -> Trajectory:
+    def _trajectory(self, spec: TrackerSpec, track: Track) -> Trajectory:
         store = ResultStore(
             folder=self.results,
             tracker=spec.name,
@@ -96,9 +103,8 @@ class TuningJudge:
         known = store.read(track)
         if known is not None:
             return known
-        torch.set_num_threads(self.num_threads)
-        cv2.setNumThreads(self.num_threads)
-        trajectory = one_pass(spec.build(), track)
+        with _threads(self.num_threads):
+            trajectory = one_pass(spec.build(), track)
         store.write(track, trajectory)
         return trajectory
 
@@ -117,6 +123,19 @@ def judge_of(config: PipelineConfig, tuning: SequenceSet, folder: str) -> Tuning
         results=Path(config.storage) / "results",
         evaluation=config.evaluation,
     )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads of PyTorch and OpenCV for the time being: a training process has its own."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 class RungCallback(TuneReportCallback):  # type: ignore[misc]
@@ -149,7 +168,9 @@ def run_training_trial(values: dict[str, Any], search: Search[Any], tuning: Sequ
         result = train_once(config, tags=tags, callbacks=(RungCallback(last),), judge=judge)
     # A task, since the driver has no CPU, and outside the trial's placement group, which has none
     # either; what the worker tracked already is only read.
-    task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_scores)
+    task = ray.remote(
+        num_cpus=1, num_gpus=gpus_of_tracker(config.evaluation), scheduling_strategy="SPREAD"
+    )(_scores)
     scores = ray.get(task.remote(judge, Path(result.best)))
     held_out = {name: value for name, value in result.metrics.items() if name.startswith("val/")}
     tune.report(held_out | {OBJECTIVE: _mean(scores), RUNG: last})

@@ -68,18 +68,28 @@ def with_absolute_paths(config: PipelineConfig, *, trains: bool = True) -> Pipel
 
 
 def find_trained(config: PipelineConfig) -> TrainResult | None:
-    """The finished training of a config; None where there is none yet.
+    """The finished training of a config; None where there is none yet."""
+    name = training_fingerprint(config)
+    return None if name is None else trained_runs(absolute_storage(config.storage)).get(name)
 
-    Synthetic videos that were never made have trained nothing.
+
+def training_fingerprint(config: PipelineConfig) -> str | None:
+    """Fingerprint of a config's training, shards included; None where its synthetic videos, on
+    which nothing can have been trained, were never made.
+
+    Raises:
+        ShardError: ``train.shards`` holds no shards.
+        ValueError: the config has neither shards nor synthetic videos.
     """
-    storage, train = absolute_storage(config.storage), config.train
+    train = config.train
     if not train.shards and config.synthetic is not None:
-        home = Path(storage) / f"synthetic-{synthetic_fingerprint(config.synthetic)[:10]}"
-        train = replace(train, shards=str(home / "shards"))
-        if not (home / "shards" / "manifest.json").is_file():
+        home = f"synthetic-{synthetic_fingerprint(config.synthetic)[:10]}"
+        shards = Path(absolute_storage(config.storage)) / home / "shards"
+        if not (shards / "manifest.json").is_file():
             return None
-    name = fingerprint(resolved(train), read_manifest(train.shards).fingerprint)
-    return trained_runs(storage).get(name)
+        train = replace(train, shards=str(shards))
+    train = resolved(train)
+    return fingerprint(train, read_manifest(train.shards).fingerprint)
 
 
 def train_once(

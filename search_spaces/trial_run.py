@@ -15,9 +15,10 @@ from data_pipeline.storage import atomic_output, open_folder
 from eval_jobs import pipeline
 from eval_jobs.benchmarks import IncompleteResultsError
 from eval_jobs.jobs import evaluate
-from eval_jobs.pipeline import PipelineConfig
+from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from eval_jobs.report import Row, log_scores
 from eval_jobs.scores import TrackerScore
+from eval_jobs.tracker import TrackingError
 from eval_jobs.tracker_specs import Phase, phase_specs
 from meta_train import checkpoint as checkpoints
 from meta_train.run_log import RunLog
@@ -46,8 +47,9 @@ class TrialResult:
     """Of its draws."""
 
     metrics: dict[str, float]
-    """The best validation, and ``<phase>/<metric>`` of each phase; empty if it failed. The first
-    phase's are also there as ``tracking/<metric>``, so that all cells have them."""
+    """The best validation, unless a constant rate was chosen, and ``<phase>/<metric>`` of each
+    phase; empty if it failed. The first phase's are also there as ``tracking/<metric>``, so that
+    all cells have them."""
 
     label: str = ""
     """The benchmark, its protocol and how much of it was run."""
@@ -144,7 +146,7 @@ def run_trial(trial: Trial, trained: TrainResult, settings: StudySettings) -> Tr
             own_settings=settings.own_settings,
         )
         log_scores(run_log, scores)
-        metrics = _metrics(config, trained, scores)
+        metrics = _metrics(variant, trained, scores)
         run_log.log_metrics(metrics, step=0)
         status = "FINISHED"
     finally:
@@ -220,26 +222,31 @@ def _track(
         run_log=run_log,
         max_frames=evaluation.max_frames,
         own_settings=own_settings,
-        num_gpus_per_task=evaluation.gpus_per_task if evaluation.device.startswith("cuda") else 0.0,
+        num_gpus_per_task=gpus_of_tracker(evaluation),
     )
+
+
+def gpus_of_tracker(evaluation: EvaluationConfig) -> float:
+    """The share of a GPU that a process which tracks takes."""
+    return evaluation.gpus_per_task if evaluation.device.startswith("cuda") else 0.0
 
 
 def _try_rates(
     variant: Variant, checkpoint: Path, sequences: SequenceSet, folder: Path
 ) -> dict[float, float]:
-    """The score on the tuning sequences at each rate, after adaptation to the first frame alone.
+    """The score on the tuning sequences at each rate, in the phase that counts, the first.
 
     NaN where tracking diverged.
     """
     config = variant.config
-    scores = {}
+    scores, phases = {}, config.evaluation.phases[:1]
     for rate in variant.constant_rates:
         copied = with_constant_rate(checkpoint, rate, Path(config.storage))
         try:
-            (score,) = _track(config, copied, sequences, folder, None, ("after",))
+            (score,) = _track(config, copied, sequences, folder, None, phases)
             scores[rate] = score.values[sequences.benchmark.metrics[0].name]
         except IncompleteResultsError as error:
-            if "TrackingError" not in str(error):
+            if not error.causes or not all(isinstance(c, TrackingError) for c in error.causes):
                 raise
             logger.warning("%s: tracking diverged at rate %g: %s", variant.cell, rate, error)
             scores[rate] = float("nan")
@@ -253,11 +260,16 @@ def _log_rates(run_log: RunLog, tried: dict[float, float]) -> None:
 
 
 def _metrics(
-    config: PipelineConfig, trained: TrainResult, scores: Sequence[TrackerScore]
+    variant: Variant, trained: TrainResult, scores: Sequence[TrackerScore]
 ) -> dict[str, float]:
-    """The best checkpoint's validation, and each phase's numbers on the report sequences."""
+    """The best checkpoint's validation, and each phase's numbers on the report sequences.
+
+    No validation where another rate was chosen for tracking: it was with the checkpoint's own.
+    """
     metrics = {name: value for name, value in trained.metrics.items() if name.startswith("val/")}
-    for phase, score in zip(config.evaluation.phases, scores, strict=True):
+    if variant.constant_rates:
+        metrics = {}
+    for phase, score in zip(variant.config.evaluation.phases, scores, strict=True):
         own = score.values | {"fps": score.fps}
         metrics |= {f"{phase}/{name}": value for name, value in own.items()}
     first = scores[0].values | {"fps": scores[0].fps}

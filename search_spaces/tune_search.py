@@ -21,7 +21,8 @@ from search_spaces.search_ledger import OBJECTIVE, Ending, Ledger, Tried
 from search_spaces.search_trials import RUNG, run_tracking_trial, run_training_trial
 from search_spaces.sequence_parts import SequenceSet
 from search_spaces.training import absolute_storage, mark_stopped
-from search_spaces.tune_trials import TUNE_DRIVER, concurrent_trials
+from search_spaces.trial_run import gpus_of_tracker
+from search_spaces.tune_trials import TUNE_DRIVER, cause_of, concurrent_trials
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +116,8 @@ def _resources(search: Search[Any]) -> dict[str, float]:
     """What a trial's driver holds: it trains on workers of its own, or tracks by itself."""
     if not search.checkpoint:
         return {TUNE_DRIVER: 1.0}
-    evaluation = search.base.evaluation
-    on_gpu = evaluation.device.startswith("cuda")
-    return {"CPU": 1.0} | ({"GPU": evaluation.gpus_per_task} if on_gpu else {})
+    gpus = gpus_of_tracker(search.base.evaluation)
+    return {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
 
 
 def _last_rung(search: Search[Any], tuning: SequenceSet) -> int:
@@ -213,8 +213,9 @@ class _Recorder(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Notes what stopped it."""
-        trace = Path(trial.error_file).read_text().strip()  # Tune has it only here by now
-        self._end(trial, "failed", {}, trace.rpartition("\n")[2])
+        file = trial.error_file  # Tune has it only here by now, or not at all
+        trace = Path(file).read_text().strip() if file else "it did not end; Ray Tune gave no error"
+        self._end(trial, "failed", {}, cause_of(RuntimeError(trace)))
 
     def _end(self, trial: Any, ending: Ending, metrics: dict[str, float], error: str) -> None:
         tried = Tried(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ray.cloudpickle import cloudpickle
 
+from data_pipeline.manifest import read_manifest, write_manifest
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.pipeline import PipelineConfig
 from meta_train.run_log import MlflowConfig
@@ -110,6 +111,26 @@ def test_a_searchs_id_stays_with_its_question() -> None:
     other = replace(search, space={"num_steps": Options(values=(1, 4))})
     assert other.search_id != search.search_id
     assert replace(search, seeds=(1,)).search_id != search.search_id
+
+
+def test_a_searchs_id_stays_with_the_data_and_the_checkpoint(
+    tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def id_of(shards: Path | str, **changes: Any) -> str:
+        train = replace(tiny_config, shards=str(shards))
+        return search_of(STEPS, base=PipelineConfig(train=train), **changes).search_id
+
+    first = Path(tiny_config.shards)
+    monkeypatch.chdir(first.parent)
+    (tmp_path / "moved").symlink_to(first)
+    assert id_of(first) == id_of(first.name) == id_of(tmp_path / "moved")
+    manifest = replace(read_manifest(str(first)), fingerprint="1" * 64)
+    write_manifest(str(tmp_path / "others"), manifest)
+    assert id_of(tmp_path / "others") != id_of(first)
+
+    monkeypatch.setattr("search_spaces.search.content_digest", lambda folder: folder)
+    assert id_of("", checkpoint="a") == id_of(first, checkpoint="a")
+    assert id_of("", checkpoint="b") != id_of("", checkpoint="a")
 
 
 def test_the_finals_are_a_study_on_other_sequences() -> None:

@@ -1,28 +1,33 @@
 """Training once and tracking for each trial, in this process: no Ray, the smallest network."""
 
 import json
+import math
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from data_pipeline.readers import synthetic
 from data_pipeline.synthetic_scenes import SyntheticConfig
-from eval_jobs.benchmarks import Benchmark, select
+from eval_jobs.benchmarks import Benchmark, IncompleteResultsError, select
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from eval_jobs.protocols import one_pass
 from eval_jobs.scores import TrackerScore, score_tracker
-from eval_jobs.tracker_specs import TrackerSpec
+from eval_jobs.tracker import TrackingError
+from eval_jobs.tracker_specs import OnlineSpec, Phase, TrackerSpec
 from meta_train.run_log import MlflowConfig
 from meta_train.train_config import ScalingConfig, TrainConfig
 from meta_train.trained_runs import TrainResult, keep_result
 from meta_train.trainer import run_config
 from meta_train.worker import Rim, train
-from search_spaces import training, trial_run
+from search_spaces import search_trials, training, trial_run
+from search_spaces.kernel_rates_cells import kernel_rates_study
 from search_spaces.maml_cells import maml_study
 from search_spaces.plan import plan_text
 from search_spaces.search_ledger import OBJECTIVE
@@ -133,7 +138,9 @@ def test_table_1_is_trained_once_a_method_and_tuned_on_other_sequences(
         by_cell["maml_before"].metrics["before/auc"]
         == (by_cell["maml_before"].metrics["tracking/auc"])
     )
-    assert "val/query_loss_ratio" in fair.metrics and "report part" in fair.label
+    assert "val/query_loss_ratio" in by_cell["baseline_after"].metrics
+    assert not any(name.startswith("val/") for name in fair.metrics)  # not with the chosen rate
+    assert "report part" in fair.label
 
     text = report_text(study, results, [trial.sequences.text for trial in trials(study)])
     assert "Chosen by Synthetic, tuning part, 2 of 4 sequences: val_000000, val_000002" in text
@@ -209,6 +216,52 @@ def test_a_study_keeps_files_so_it_refuses_an_object_store(base: PipelineConfig)
         plan_text(maml_study(replace(base, storage="s3://bucket/runs"), (0,), TuningConfig()))
 
 
+def test_a_rate_is_chosen_in_the_phase_that_is_reported_and_by_divergence_alone(
+    base: PipelineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = trials(kernel_rates_study(base, (0,), TuningConfig()))[1]
+    assert trial.variant.constant_rates and trial.sequences.tuning is not None
+    seen: list[tuple[Phase, ...]] = []
+    causes: tuple[Exception, ...] = (TrackingError("not finite"),)
+
+    def track(config: Any, checkpoint: Path, *others: Any) -> list[Any]:
+        seen.append(others[-1])
+        if checkpoint.name == "0.01":
+            raise IncompleteResultsError("TrackingError, it says", causes=causes)
+        return [SimpleNamespace(values={"auc": 0.5})]
+
+    monkeypatch.setattr(trial_run, "_track", track)
+    monkeypatch.setattr(trial_run, "with_constant_rate", lambda a, rate, b: Path(f"{rate:g}"))
+    where = (Path("best"), trial.sequences.tuning, Path("videos"))
+    scores = trial_run._try_rates(trial.variant, *where)
+    assert set(seen) == {("online",)}
+    assert math.isnan(scores[0.01]) and scores[0.001] == 0.5
+    causes = ()
+    with pytest.raises(IncompleteResultsError):
+        trial_run._try_rates(trial.variant, *where)
+    causes = (OSError("disk full"), TrackingError("not finite"))
+    with pytest.raises(IncompleteResultsError):
+        trial_run._try_rates(trial.variant, *where)
+
+
+def test_a_judge_tracks_as_the_row_asks_and_survives_divergence(
+    base: PipelineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = trials(kernel_rates_study(base, (0,), TuningConfig()))[0].sequences.tuning
+    assert tuning is not None
+    row = replace(tuning.benchmark, update_branches=("cls",))
+    config = replace(base, evaluation=replace(base.evaluation, phases=("online",)))
+    judge = judge_of(config, replace(tuning, benchmark=row), "")
+    spec = judge.spec(Path("best"))
+    assert isinstance(spec, OnlineSpec) and spec.config.update_branches == ("cls",)
+
+    def diverges(*arguments: Any) -> None:
+        raise TrackingError("not finite")
+
+    monkeypatch.setattr(search_trials.TuningJudge, "_trajectory", diverges)
+    assert judge(Path("best")) == {OBJECTIVE: 0.0}
+
+
 def test_a_judge_tracks_the_tuning_sequences_once(base: PipelineConfig, tmp_path: Path) -> None:
     study = maml_study(base, (0,), TuningConfig(max_sequences=1))
     trial = trials(study)[-1]
@@ -216,7 +269,10 @@ def test_a_judge_tracks_the_tuning_sequences_once(base: PipelineConfig, tmp_path
     config = with_absolute_paths(trial.variant.config)
     judge = judge_of(config, trial.sequences.tuning, "")
     checkpoint = Path(train_once(config, tags={}).best)
+    torch.set_num_threads(2)
     found = judge(checkpoint)
+    assert torch.get_num_threads() == 2  # a training process goes on with its own
+    torch.set_num_threads(1)
     files = list((tmp_path / "runs" / "results").rglob("*.json"))
     assert 0 <= found[OBJECTIVE] <= 1 and len(files) == 1
     stamp = files[0].stat().st_mtime_ns

@@ -184,11 +184,11 @@ class Vanishing(StaticTracker):
 
 def test_lasot_s_row_updates_cls_only() -> None:
     lasot, online = find_benchmark("lasot"), OnlineSpec(name="ours", checkpoint=Path("best"))
-    spec, setting = jobs._as_row_asks(online, lasot)
+    spec, setting = jobs.as_row_asks(online, lasot)
     assert isinstance(spec, OnlineSpec)
     assert spec.config == TrackerConfig(update_branches=("cls",))
     assert setting == "online updates of cls"
     never = replace(online, config=TrackerConfig(update_interval_frames=None))
     for unchanged in (spec, never, StaticSpec()):
-        assert jobs._as_row_asks(unchanged, lasot) == (unchanged, "")
-    assert jobs._as_row_asks(online, VOT) == (online, "")
+        assert jobs.as_row_asks(unchanged, lasot) == (unchanged, "")
+    assert jobs.as_row_asks(online, VOT) == (online, "")

@@ -218,7 +218,15 @@ def test_what_was_tracked_before_a_stop_is_kept(tmp_path: Path, kind: signal.Sig
     assert signal.getsignal(kind) is before
 
 
-def test_a_second_ctrl_c_ends_at_once() -> None:
+@pytest.fixture
+def python_handles_ctrl_c() -> Iterator[None]:
+    """As in a fresh process: Ray Tune leaves a handler of its own behind."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_ends_at_once(python_handles_ctrl_c: None) -> None:
     with pytest.raises(KeyboardInterrupt), stop_on_signals() as is_stopped:
         signal.raise_signal(signal.SIGINT)
         assert is_stopped()

@@ -122,10 +122,10 @@ def report_text(scores: Sequence[TrackerScore]) -> str:
 def summary_metrics(scores: Sequence[TrackerScore], primary: str) -> dict[str, float]:
     """The scores under the names that they have in MLflow.
 
-    The primary tracker's are ``otb100/auc``, ``otb100/attr/OCC/auc`` and ``speed/fps``, so that
-    runs compare; another tracker's are ``otb100/<tracker>/auc`` and so on. A partial score is no
-    score of the benchmark and has a name of its own, ``otb100-8of100/auc``. A speed that was not
-    measured has none.
+    The primary tracker's are ``otb100/auc``, ``otb100/attr/OCC/auc``, ``otb100/fps`` and
+    ``speed/fps``, the last benchmark's, so that runs compare; another tracker's are
+    ``otb100/<tracker>/auc`` and so on. A partial score is no score of the benchmark and has a name
+    of its own, ``otb100-8of100/auc``. A speed that was not measured has none.
     """
     metrics: dict[str, float] = {}
     for score in scores:
@@ -139,7 +139,7 @@ def summary_metrics(scores: Sequence[TrackerScore], primary: str) -> dict[str, f
         }
         metrics[f"{prefix}/num_sequences"] = float(len(score.sequences))
         if math.isfinite(score.fps):
-            metrics[f"speed{own}/fps"] = score.fps
+            metrics |= {f"speed{own}/fps": score.fps, f"{prefix}/fps": score.fps}
     return metrics
 
 

@@ -65,6 +65,10 @@ Space = Mapping[str, Options | Interval]
 """What may vary, by the choice's field; other fields stay as in the starting point."""
 
 
+SearchKind = Literal["tpe", "grid"]
+"""Optuna's TPE with ASHA, or every combination, none stopped early."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search(Generic[Choice]):
     """What is searched, and by what the best is chosen."""
@@ -98,7 +102,7 @@ class Search(Generic[Choice]):
     or found."""
 
     num_trials: int = 20
-    """Choices to try."""
+    """Choices to try, where there are so many."""
 
     num_finalists: int = 2
     """Choices to report on."""
@@ -165,6 +169,18 @@ class Search(Generic[Choice]):
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:8]}"
+
+    def num_choices(self, kind: SearchKind) -> int:
+        """How many choices it tries: ``num_trials``, or as many as there are.
+
+        Raises:
+            ValueError: a grid has an interval.
+        """
+        if kind == "grid":
+            return len(all_choices(self.space))
+        sizes = [len(knob.values) for knob in self.space.values() if isinstance(knob, Options)]
+        is_endless = len(sizes) < len(self.space)
+        return self.num_trials if is_endless else min(self.num_trials, math.prod(sizes))
 
     def finals(self, best: Mapping[str, Mapping[str, Value]]) -> Study:
         """The study of the starting point and the finalists, by their names, on other sequences."""
@@ -234,7 +250,3 @@ def all_choices(space: Space) -> list[dict[str, Value]]:
         dict(zip(ends, combination, strict=True))
         for combination in itertools.product(*ends.values())
     ]
-
-
-SearchKind = Literal["tpe", "grid"]
-"""Optuna's TPE with ASHA, or every combination, none stopped early."""

@@ -16,8 +16,14 @@ from typing import Annotated, get_args
 
 import tyro
 
-from search_spaces.inner_loop_space import NUM_RUNGS, Knob, inner_loop_search, with_rungs
-from search_spaces.search import SearchKind
+from search_spaces.inner_loop_space import (
+    NUM_RUNGS,
+    InnerLoopChoice,
+    Knob,
+    inner_loop_search,
+    with_rungs,
+)
+from search_spaces.search import Search, SearchKind
 from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study_options import StudyOptions, base_config
 from search_spaces.study_script import plan_or_search
@@ -38,7 +44,7 @@ class InnerLoopOptions:
     knobs: tuple[Knob, ...] = get_args(Knob)
     """What varies."""
 
-    num_trials: int = 8
+    num_trials: int = 6
     """Choices that TPE tries."""
 
     num_finalists: int = 1
@@ -48,10 +54,15 @@ class InnerLoopOptions:
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(InnerLoopOptions, description=__doc__)
+    plan_or_search(search_of(options), options.kind, options.study, trained=False)
+
+
+def search_of(options: InnerLoopOptions) -> Search[InnerLoopChoice]:
+    """The search that the options ask for."""
     base = base_config(options.study)
-    if options.study.preset == "quickstart":
+    if options.study.is_quickstart:
         base = with_rungs(base, NUM_RUNGS)
-    search = inner_loop_search(
+    return inner_loop_search(
         base,
         options.study.tuning,
         knobs=options.knobs,
@@ -59,7 +70,6 @@ def main() -> None:
         num_trials=options.num_trials,
         num_finalists=options.num_finalists,
     )
-    plan_or_search(search, options.kind, options.study, trained=False)
 
 
 if __name__ == "__main__":

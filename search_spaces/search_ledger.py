@@ -48,6 +48,11 @@ class Tried:
         return hashlib.sha256(content.encode()).hexdigest()[:10]
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it is done with: what was killed or failed is tried again."""
+        return self.ending in ("finished", "stopped")
+
+    @property
     def objective(self) -> float | None:
         """What is maximised; None where it has none."""
         return self.metrics.get(OBJECTIVE)
@@ -68,7 +73,7 @@ class Ledger:
         write_atomically(self.folder / f"{tried.trial_id}.json", json.dumps(asdict(tried)))
 
     def read(self) -> list[Tried]:
-        """All that was tried, in the order in which it was first written down.
+        """All that was tried, in the order in which it was last written down.
 
         Raises:
             ValueError: a file is damaged; it names it.

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from eval_jobs.report import Row, text_table
 from meta_train.run_log import RunLog
 from search_spaces.comparison import compare_url
-from search_spaces.plan import cost_of, cost_text, training_seconds
-from search_spaces.search import Interval, Search, SearchKind, all_choices
+from search_spaces.plan import cost_of, cost_text, tracking_seconds, training_seconds
+from search_spaces.search import Interval, Search, SearchKind
 from search_spaces.search_ledger import OBJECTIVE, Tried, finalists
 from search_spaces.sequence_parts import SequenceSet
-from search_spaces.study import trials
+from search_spaces.study import Trial, trials
 from search_spaces.study_run import run
 from search_spaces.training import find_trained, train_once, with_absolute_paths
 from search_spaces.tune_search import ledger_of, run_search
@@ -53,14 +53,13 @@ def run_whole_search(search: Search[Any], kind: SearchKind, *, trained: bool) ->
     Raises:
         ValueError: the data are missing, the cluster is too small, or no choice ended well.
     """
-    trials(search.finals({}))  # all data that are needed are looked at before anything starts
+    tuning = tuning_of(search)  # all data that are needed are looked at before anything starts
     base = with_absolute_paths(search.base, trains=not search.checkpoint)
     search = replace(search, base=base)
     if trained and not search.checkpoint:
         config = search.config({})
         tags = {"study": search.name, "seed": str(config.train.seed)}
         search = replace(search, checkpoint=train_once(config, tags=tags).best)
-    tuning = tuning_of(search)
     tried = run_search(search, tuning, kind)
     chosen = finalists(tried, search.num_finalists)
     rows = tried_rows(search, tried)
@@ -107,20 +106,7 @@ def search_plan(search: Search[Any], kind: SearchKind, *, trained: bool) -> str:
     known = find_trained(search.config({})) if trained and not search.checkpoint else None
     if known is not None:
         search = replace(search, checkpoint=known.best)
-    count = len(all_choices(search.space)) if kind == "grid" else search.num_trials
-    tuning = tuning_of(search)
-    frames = sum(tuning.frames.values())
-    config, cost = search.config({}), cost_of(search.base)
-    per_frame = (
-        cost.frame_seconds if config.evaluation.phases[0] == "after" else cost.updated_frame_seconds
-    )
-    per_trial = frames * per_frame
-    outer = config.train.outer_loop
-    training = 0.0
-    if trained:
-        training = 0.0 if search.checkpoint else training_seconds(config)
-    else:
-        per_trial = training_seconds(config) + outer.num_epochs * per_trial
+    count, tuning = search.num_choices(kind), tuning_of(search)
     order = "one after the other as listed" if kind == "grid" else "as TPE suggests, start first"
     stop = "" if kind == "grid" else "; ASHA stops about half of them early"
     space: list[Row] = [
@@ -135,14 +121,38 @@ def search_plan(search: Search[Any], kind: SearchKind, *, trained: bool) -> str:
     ]
     done = 0
     if search.checkpoint or not trained:
-        done = sum(each.ending != "started" for each in ledger_of(search, tuning).read())
+        done = sum(each.has_ended for each in ledger_of(search, tuning).read())
+    left = max(0, count - done)
+    seconds = _seconds(search, tuning, left, trained=trained) + _finals_seconds(search, finals)
     return (
         text_table(space, search.title)
         + f"{finals[0].sequences.text}\n"
-        + f"To try: {max(0, count - done)} of {count} choices, {order}{stop}; then "
-        f"{search.num_finalists} finalists and the start over {len(search.seeds)} seeds.\n"
-        f"The search: at most {cost_text(training + (count - done) * per_trial, config)}"
+        + f"To try: {left} of {count} choices, {order}{stop}; then {search.num_finalists} "
+        f"finalists and the start over {len(search.seeds)} seeds.\n"
+        f"All of it: at most {cost_text(seconds, search.config({}))}"
     )
+
+
+def _seconds(search: Search[Any], tuning: SequenceSet, left: int, *, trained: bool) -> float:
+    """What the choices that are left cost in CPU-seconds, if none is stopped, roughly."""
+    config, cost = search.config({}), cost_of(search.base)
+    is_updated = config.evaluation.phases[0] == "online"
+    per_frame = cost.updated_frame_seconds if is_updated else cost.frame_seconds
+    tracking = sum(tuning.frames.values()) * per_frame
+    if search.checkpoint:
+        return left * tracking
+    if trained:
+        return training_seconds(config) + left * tracking
+    return left * (training_seconds(config) + config.train.outer_loop.num_epochs * tracking)
+
+
+def _finals_seconds(search: Search[Any], finals: Sequence[Trial]) -> float:
+    """What reporting costs, as if all finalists were like the start; with the first seed, they are
+    trained by then.
+    """
+    trained = 1 if search.checkpoint else len({trial.variant.seed for trial in finals})
+    training = (trained - 1) * training_seconds(search.config({}))
+    return (1 + search.num_finalists) * (training + sum(map(tracking_seconds, finals)))
 
 
 def tried_rows(search: Search[Any], tried: Sequence[Tried]) -> list[Row]:

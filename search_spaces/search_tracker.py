@@ -1,6 +1,7 @@
 """Searches a trained tracker's penalties, window, thresholds and intervals, without training.
 
-python search_spaces/search_tracker.py                           # the quickstart's tracker, minutes
+python search_spaces/search_tracker.py                           # minutes, after the quickstart;
+                                      # else its training of some minutes comes first
 python search_spaces/search_tracker.py --plan                    # only says what would run
 python search_spaces/search_tracker.py --checkpoint runs/RUN_ID/best --num-trials 300 \
     --benchmark otb100 --benchmark-folder OTB --partial          # a trained detector, real data
@@ -18,9 +19,10 @@ from typing import Annotated, get_args
 
 import tyro
 
+from search_spaces.search import Search
 from search_spaces.study_options import StudyOptions, base_config
 from search_spaces.study_script import plan_or_search
-from search_spaces.tracker_space import Knob, tracker_search
+from search_spaces.tracker_space import Knob, TrackerChoice, tracker_search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class TrackerSearchOptions:
     knobs: tuple[Knob, ...] = get_args(Knob)
     """What varies."""
 
-    num_trials: int = 30
+    num_trials: int = 16
     """Choices to try."""
 
     num_finalists: int = 2
@@ -46,7 +48,12 @@ class TrackerSearchOptions:
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(TrackerSearchOptions, description=__doc__)
-    search = tracker_search(
+    plan_or_search(search_of(options), "tpe", options.study, trained=True)
+
+
+def search_of(options: TrackerSearchOptions) -> Search[TrackerChoice]:
+    """The search that the options ask for."""
+    return tracker_search(
         base_config(options.study),
         options.study.tuning,
         knobs=options.knobs,
@@ -55,7 +62,6 @@ def main() -> None:
         num_finalists=options.num_finalists,
         checkpoint=str(Path(options.checkpoint).absolute()) if options.checkpoint else "",
     )
-    plan_or_search(search, "tpe", options.study, trained=True)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from data_pipeline.readers.synthetic import fingerprint as synthetic_fingerprint
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.benchmarks import Benchmark, find_benchmark, select, sequence_name
 from eval_jobs.held_out import normalised
 from eval_jobs.pipeline import EvaluationConfig
+from eval_jobs.results import annotation_digest
 
 Part = Literal["tuning", "report"]
 
@@ -58,10 +60,18 @@ class SequenceSet:
     frames: dict[str, int]
     """Frames of each sequence that are run, by its name."""
 
+    annotations: dict[str, str]
+    """Digest of each sequence's boxes: mended ones make another question."""
+
     @property
     def text(self) -> str:
         """Title, and the sequences by name."""
         return f"{self.benchmark.title}: {', '.join(self.frames)}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the sequences, their lengths and their boxes."""
+        return json.dumps([self.benchmark.name, self.frames, self.annotations])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +86,9 @@ class StudySequences:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the sequences and their lengths."""
-        tuning = None if self.tuning is None else self.tuning.frames
-        return json.dumps([self.report.benchmark.name, self.report.frames, tuning])
+        """Changes with the sequences of either set, their lengths and their boxes."""
+        tuning = None if self.tuning is None else self.tuning.fingerprint
+        return json.dumps([self.report.fingerprint, tuning])
 
     @property
     def text(self) -> str:
@@ -158,6 +168,7 @@ class _Video:
     video: str
     sequence: str
     frames: int
+    annotation: str
 
 
 def _with_ground_truth(name: str) -> Benchmark:
@@ -182,12 +193,20 @@ def _videos(
                 f"folder of {benchmark.title}'s sequences; it is not set"
             )
         frames = min(synthetic.frames_per_video, limit or synthetic.frames_per_video)
+        boxes = synthetic_fingerprint(synthetic)[:8]
         names = [f"val_{index:06d}" for index in range(synthetic.num_val_videos)]
-        return [_Video(video=name, sequence=name, frames=frames) for name in names]
+        return [
+            _Video(video=name, sequence=name, frames=frames, annotation=boxes) for name in names
+        ]
     folder = Path(evaluation.folder).absolute()
     selection = select(benchmark, folder, partial=evaluation.partial, max_frames=limit)
     return [
-        _Video(video=track.video, sequence=sequence_name(track), frames=len(track))
+        _Video(
+            video=track.video,
+            sequence=sequence_name(track),
+            frames=len(track),
+            annotation=annotation_digest(track)[:8],
+        )
         for track in selection.tracks
     ]
 
@@ -200,12 +219,16 @@ def _sequence_set(
     part: Part | None = None,
     of: int | None = None,
 ) -> SequenceSet:
-    """The first so many sequences as a benchmark whose name and title say what it is."""
+    """The first so many sequences as a benchmark whose name and title say what it is: of how many,
+    by the benchmark's own number, where it has one.
+    """
     chosen = videos[:max_sequences]
-    expected = of or benchmark.num_sequences or len(benchmark.sequences or videos)
+    own = benchmark.num_sequences or len(benchmark.sequences or ())
+    expected = own or of or len(videos)
     frames = {video.sequence: video.frames for video in chosen}
+    annotations = {video.sequence: video.annotation for video in chosen}
     if part is None and len(chosen) == expected:
-        return SequenceSet(benchmark=benchmark, frames=frames)
+        return SequenceSet(benchmark=benchmark, frames=frames, annotations=annotations)
     coverage = f"{len(chosen)}of{expected}"
     row = replace(
         benchmark,
@@ -216,7 +239,7 @@ def _sequence_set(
         num_sequences=None,
         server=None,  # which takes nothing but the whole benchmark
     )
-    return SequenceSet(benchmark=row, frames=frames)
+    return SequenceSet(benchmark=row, frames=frames, annotations=annotations)
 
 
 def _require_apart(tuning: Sequence[_Video], report: Sequence[_Video]) -> None:

@@ -16,19 +16,24 @@ SHORT_PAIRS = 280
 SHORT_SEQUENCES = 8
 """Sequences that it tracks."""
 
+Preset = Literal[
+    "quickstart", "small", "paper", "quickstart-retina", "small-retina", "paper-retina"
+]
+"""Names of `PRESETS`, for the command line."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
     """How a study is run."""
 
-    preset: Literal["quickstart", "small", "paper"] = "quickstart"
-    """What every trial starts from. ``quickstart`` is shortened, so that a study takes minutes."""
+    preset: Preset = "quickstart"
+    """What every trial starts from. A quickstart is shortened, so that a study takes minutes."""
 
     seeds: tuple[int, ...] = (0, 1)
     """Each cell runs once with each."""
 
     short_pairs: int = SHORT_PAIRS
-    """Training pairs of a shortened quickstart; 0: the whole one. Other presets have their own."""
+    """Training pairs of a shortened quickstart; 0: the whole one. Others have their own."""
 
     shards: str = ""
     """Folder of preprocessed crops; ``quickstart`` makes its own where this is not set."""
@@ -79,6 +84,11 @@ class StudyOptions:
     """Ray cluster: ``local`` starts one here, ``auto`` finds the one that this machine is in.
     RAY_ADDRESS where that is set."""
 
+    @property
+    def is_quickstart(self) -> bool:
+        """Whether the preset is a quickstart, of whichever detector."""
+        return self.preset.startswith("quickstart")
+
 
 def base_config(options: StudyOptions) -> PipelineConfig:
     """What all cells of a study share.
@@ -87,7 +97,7 @@ def base_config(options: StudyOptions) -> PipelineConfig:
         ValueError: the options make no valid config.
     """
     base = PRESETS[options.preset][1]
-    if options.preset == "quickstart" and options.short_pairs:
+    if options.is_quickstart and options.short_pairs:
         base = shortened(base, options.short_pairs)
     return replace(
         base,

@@ -5,40 +5,43 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
+from eval_jobs.tracker import TrackerConfig
 from search_spaces.search import Interval, Options, Search, Space
 from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study import Measure
+
+_USUAL = TrackerConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerChoice:
     """Algorithm 1's constants, as `TrackerConfig` explains them and with its values."""
 
-    penalty_strength: float = 0.2
+    penalty_strength: float = _USUAL.penalty_strength
     """k of the shape penalty."""
 
-    window_weight: float = 0.4
+    window_weight: float = _USUAL.window_weight
     """Share of the cosine prior."""
 
-    shape_rate: float = 0.5
+    shape_rate: float = _USUAL.shape_rate
     """Share of the new size."""
 
-    min_score: float = 0.1
+    min_score: float = _USUAL.min_score
     """Below it the last box is kept."""
 
-    add_threshold: float = 0.5
+    add_threshold: float = _USUAL.add_threshold
     """Above it a result enters the support set."""
 
-    distractor_ratio: float = 0.7
+    distractor_ratio: float = _USUAL.distractor_ratio
     """Above it a second peak is a distractor."""
 
-    update_interval_frames: int = 10
+    update_interval_frames: int = _USUAL.update_interval_frames or 0
     """Frames between online updates; 0: none, also not on distractors."""
 
-    min_update_gap_frames: int = 1
+    min_update_gap_frames: int = _USUAL.min_update_gap_frames
     """Fewest frames between updates."""
 
-    first_frame_steps: int = 5
+    first_frame_steps: int = _USUAL.first_frame_steps
     """Gradient steps on the first frame."""
 
 

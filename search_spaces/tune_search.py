@@ -1,11 +1,11 @@
 """Runs a search on Ray Tune: Optuna's TPE with ASHA, or a grid without early stopping.
 
 The driver keeps the ledger and MLflow's runs, so a search that was killed goes on: what ended is
-told to TPE, what was under way is tried first, and its training goes on from its checkpoint.
+told to TPE, what was under way or failed is tried first, and its training goes on from its
+checkpoint.
 """
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ def run_search(search: Search[Any], tuning: SequenceSet, kind: SearchKind) -> li
     """Tries what is left of a search's trials, and gives all that were tried.
 
     The caller has started Ray, with `tune_trials.DRIVER_RESOURCES`, and created the MLflow
-    experiment. A trial that fails does not stop the others.
+    experiment. A trial that fails does not stop the others; the next run tries it again.
 
     Args:
         search: with absolute paths, and its data made.
@@ -47,9 +47,11 @@ def run_search(search: Search[Any], tuning: SequenceSet, kind: SearchKind) -> li
     from ray import tune
 
     ledger = ledger_of(search, tuning)
-    known = {each.trial_id: each for each in ledger.read()}
-    ended = [each for each in known.values() if each.ending != "started"]
-    started = [each.values for each in known.values() if each.ending == "started"]
+    known = ledger.read()
+    ended = [each for each in known if each.has_ended]
+    unended = [each for each in known if not each.has_ended]
+    unended.sort(key=lambda each: each.ending == "failed")  # what was only killed comes first
+    count = search.num_choices(kind) - len(ended)
     slots = concurrent_choices(search)
     trial = run_tracking_trial if search.checkpoint else run_training_trial
     trainable = tune.with_parameters(_try, trial=trial, search=search, tuning=tuning)
@@ -60,12 +62,10 @@ def run_search(search: Search[Any], tuning: SequenceSet, kind: SearchKind) -> li
             for values in all_choices(search.space)
             if Tried(values=values, ending="started").trial_id not in tried
         ]
-        count = len(left)
         how: dict[str, Any] = {}
         space: dict[str, Any] = {"values": tune.grid_search(left)}
     else:
-        count = search.num_trials - len(ended)
-        first = started or ([] if ended else [search.starting_values])
+        first = [each.values for each in unended] or ([] if ended else [search.starting_values])
         how = _tpe_and_asha(search, tuning, ended, first) | {"num_samples": count}
         space = {}
     logger.info("%d choices were tried, %d are left, %d at a time", len(ended), count, slots)
@@ -88,8 +88,7 @@ def run_search(search: Search[Any], tuning: SequenceSet, kind: SearchKind) -> li
 
 def ledger_of(search: Search[Any], tuning: SequenceSet) -> Ledger:
     """Where a search keeps what it tried on these sequences."""
-    content = json.dumps([tuning.benchmark.name, tuning.frames])
-    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(tuning.fingerprint.encode()).hexdigest()[:8]
     home = Path(absolute_storage(search.base.storage)) / "studies" / search.search_id
     return Ledger(folder=home / f"tried-{digest}")
 

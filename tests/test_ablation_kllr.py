@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,7 +12,7 @@ from eval_jobs.presets import PRESETS
 from search_spaces.kernel_rates_cells import CELLS, kernel_rates_study
 from search_spaces.plan import SLIM_NETWORK, plan_text, tracking_seconds
 from search_spaces.study import Study, trials
-from search_spaces.study_options import SHORT_PAIRS, StudyOptions, base_config
+from search_spaces.study_options import SHORT_PAIRS, Preset, StudyOptions, base_config
 from search_spaces.tune_trials import grouped
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +79,16 @@ def test_the_default_is_the_quickstart_shortened_on_the_same_videos() -> None:
     assert base.train.detector == QUICKSTART.train.detector
     assert outer.num_epochs == preset.num_epochs
     assert 0 <= SHORT_PAIRS - outer.num_iterations * outer.batch_pairs < 4 * outer.batch_pairs
+
+
+def test_every_preset_serves_studies_and_quickstarts_are_shortened_alike() -> None:
+    assert set(get_args(Preset)) == set(PRESETS)
+    usual, retina = (
+        base_config(StudyOptions(preset=preset)).train
+        for preset in ("quickstart", "quickstart-retina")
+    )
+    assert (usual.detector.kind, retina.detector.kind) == ("fcos", "retina")
+    assert retina.outer_loop == usual.outer_loop != QUICKSTART.train.outer_loop
 
 
 def test_options_reach_the_config() -> None:

@@ -89,12 +89,14 @@ def test_metric_names_are_short_for_the_primary_tracker() -> None:
     assert set(metrics) == {
         "otb100/auc",
         "otb100/precision_20",
+        "otb100/fps",
         "otb100/num_sequences",
         "speed/fps",
         *(f"otb100/attr/{name}/{metric}" for name in ATTRIBUTES for metric in METRICS),
         *(f"otb100/Static_box/attr/{name}/{metric}" for name in ATTRIBUTES for metric in METRICS),
         "otb100/Static_box/auc",
         "otb100/Static_box/precision_20",
+        "otb100/Static_box/fps",
         "otb100/Static_box/num_sequences",
         "speed/Static_box/fps",
     }

@@ -15,11 +15,14 @@ from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.pipeline import PipelineConfig
 from meta_train.run_log import MlflowConfig
 from meta_train.train_config import TrainConfig
-from search_spaces import tune_search
+from search_spaces import search_inner_loop, search_tracker, tune_search
 from search_spaces.inner_loop_space import SPACE, Knob, inner_loop_search, with_rungs
+from search_spaces.plan import training_seconds
 from search_spaces.search import Interval, Options, Search, Space, all_choices
+from search_spaces.search_inner_loop import InnerLoopOptions
 from search_spaces.search_ledger import OBJECTIVE, Ending, Ledger, Tried, finalists
 from search_spaces.search_run import search_figure, search_plan, tried_rows, tuning_of
+from search_spaces.search_tracker import TrackerSearchOptions
 from search_spaces.sequence_parts import SequenceSet, TuningConfig
 from search_spaces.study import Measure, trials
 from search_spaces.study_options import StudyOptions, base_config
@@ -183,11 +186,35 @@ def test_the_report_lists_all_that_was_tried_best_first() -> None:
 
 def test_the_plan_of_a_search_names_knobs_cost_and_sequences(tmp_path: Path) -> None:
     base = replace(PipelineConfig(synthetic=SyntheticConfig()), storage=str(tmp_path / "runs"))
-    text = search_plan(search_of(STEPS, base=base, num_trials=7), "tpe", trained=False)
-    assert "1, 2, 4" in text and "To try: 7 of 7" in text and "CPU-minutes" in text
+    search = search_of(STEPS, base=base, num_trials=2)
+    text = search_plan(search, "tpe", trained=False)
+    assert "1, 2, 4" in text and "To try: 2 of 2" in text and "CPU-minutes" in text
     assert "Chosen by" in text and "Reported on" in text
-    assert "3 of 3 choices" in search_plan(search_of(STEPS, base=base), "grid", trained=False)
-    assert not (tmp_path / "runs").exists()
+    assert "To try: 3 of 3" in search_plan(replace(search, num_trials=7), "tpe", trained=False)
+    ledger = ledger_of(search, tuning_of(search))
+    for each in (tried(1, 0.2), tried(2, 0.1, "stopped"), tried(4, None, "failed")):
+        ledger.write(each)
+    done = search_plan(search, "tpe", trained=False)
+    assert "To try: 0 of 2" in done and 0 < minutes_of(done) < minutes_of(text)
+    assert "1 of 3 choices" in search_plan(search, "grid", trained=False)  # what failed is tried
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["studies"]
+
+
+def minutes_of(plan: str) -> int:
+    """CPU-minutes that a plan promises at most."""
+    return int(plan.partition("at most about ")[2].split()[0])
+
+
+def test_the_searches_end_in_ten_minutes_on_two_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inner = InnerLoopOptions()
+    text = search_plan(search_inner_loop.search_of(inner), inner.kind, trained=False)
+    assert minutes_of(text) < 20
+    tracker = search_tracker.search_of(TrackerSearchOptions())
+    training = training_seconds(tracker.config({})) / 60  # the quickstart's, which comes first
+    assert minutes_of(search_plan(tracker, "tpe", trained=True)) - training < 20
 
 
 def test_every_knob_of_the_inner_loop_alone_and_jointly_makes_valid_configs() -> None:
@@ -218,6 +245,7 @@ def test_the_trackers_constants_change_no_training() -> None:
         num_finalists=1,
         checkpoint="",
     )
+    assert search.num_choices("tpe") == 2  # of endlessly many
     assert search.starting_values["window_weight"] == base.evaluation.tracker.window_weight
     config = search.config({"window_weight": 0.0, "min_score": 0.05})
     assert config.train == base.train and config.evaluation.tracker.min_score == 0.05
@@ -298,5 +326,6 @@ def test_a_search_tries_goes_on_and_survives_a_failure(
     again = run_search(replace(fake_search, num_trials=9), tuning, "tpe")
     by_id = {each.trial_id: each for each in again}
     assert len(again) == 9 and by_id[killed.trial_id].ending == "finished"
-    kept = [each for each in found if each.trial_id != killed.trial_id]
+    assert by_id[failed.trial_id].mlflow_run_id != failed.mlflow_run_id  # it was tried again
+    kept = [each for each in found if each.trial_id not in (killed.trial_id, failed.trial_id)]
     assert all(by_id[each.trial_id] == each for each in kept)

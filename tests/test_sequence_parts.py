@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.readers import synthetic
 from data_pipeline.synthetic_scenes import SyntheticConfig
-from eval_jobs.benchmarks import select
+from eval_jobs.benchmarks import BENCHMARKS, select
 from eval_jobs.pipeline import EvaluationConfig
 from search_spaces.sequence_parts import TuningConfig, part_of, study_sequences
 
@@ -76,6 +76,36 @@ def test_the_parts_on_disk_are_those_that_were_planned(tmp_path: Path) -> None:
     assert found.tuning is not None and found.report.frames == {"val_000001": 3, "val_000003": 3}
     tracks = select(found.tuning.benchmark, tmp_path).tracks
     assert [track.video for track in tracks] == ["val_000000", "val_000002"]
+
+
+def test_mended_boxes_make_other_sequences(tmp_path: Path) -> None:
+    names = [f"val_{index:06d}" for index in range(4)]
+    write_videos(tmp_path, names)
+    evaluation = replace(EVALUATION, folder=str(tmp_path))
+    before = study_sequences(evaluation, TuningConfig())
+    assert study_sequences(evaluation, TuningConfig()).fingerprint == before.fingerprint
+    boxes = tmp_path / "val" / "val_000000" / "groundtruth.txt"
+    first, *others = boxes.read_text().splitlines()
+    boxes.write_text("\n".join([f"1{first}", *others]) + "\n")
+    after = study_sequences(evaluation, TuningConfig())
+    assert before.tuning is not None and after.tuning is not None
+    assert after.tuning.fingerprint != before.tuning.fingerprint  # names and lengths are the same
+    assert after.report == before.report and after.fingerprint != before.fingerprint
+    other = replace(VIDEOS, seed=VIDEOS.seed + 1)
+    unmade = study_sequences(EVALUATION, None, VIDEOS).fingerprint
+    assert study_sequences(EVALUATION, None, other).fingerprint != unmade
+
+
+def test_parts_of_a_partial_folder_say_of_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_videos(tmp_path, [f"val_{index:06d}" for index in range(4)])
+    whole = replace(BENCHMARKS["synthetic"], num_sequences=9)
+    monkeypatch.setitem(BENCHMARKS, "synthetic", whole)
+    evaluation = replace(EVALUATION, folder=str(tmp_path), partial=True)
+    found = study_sequences(evaluation, TuningConfig())
+    assert found.tuning is not None and found.report.benchmark.name == "synthetic-report2of9"
+    assert found.tuning.benchmark.title == "Synthetic, tuning part, 2 of 9 sequences"
 
 
 def test_a_tuning_set_of_its_own_may_share_no_video(tmp_path: Path) -> None:

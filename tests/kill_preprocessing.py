@@ -25,6 +25,7 @@ from data_pipeline.shards import read_chunks, read_index, read_manifest
 from data_pipeline.synthetic_scenes import SyntheticConfig
 
 ROOT = Path(__file__).parents[1]
+NUM_SHARDS = 24
 VIDEOS = SyntheticConfig(num_train_videos=60, num_val_videos=1, frames_per_video=20)
 
 
@@ -32,7 +33,7 @@ def start(videos: Path, output: Path, log: Path) -> subprocess.Popen[bytes]:
     """`preprocess.py` in a process group of its own."""
     command = [sys.executable, str(ROOT / "data_pipeline" / "preprocess.py")]
     command += ["--sources", f"synthetic:{videos}:train", "--output", str(output)]
-    command += ["--min-shards", "24"]
+    command += ["--min-shards", str(NUM_SHARDS)]
     with log.open("ab") as stream:
         return subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
 
@@ -83,16 +84,15 @@ def main() -> None:
         kills = 0
         while kills < arguments.kills:
             seconds = rng.uniform(0.2, 0.95) * whole
-            ended = not kill_after(start(folder / "videos", killed, log), seconds)
-            done = len(list(killed.glob("shard-*.parquet")))
-            if ended:
-                print(f"ended by itself with {done} shards; it starts anew", flush=True)
-                (killed / "manifest.json").unlink()
-                for shard in rng.sample(sorted(killed.glob("shard-*.parquet")), k=done * 2 // 3):
+            was_killed = kill_after(start(folder / "videos", killed, log), seconds)
+            shards = sorted(killed.glob("shard-*.parquet"))
+            kills += was_killed
+            what = f"kill {kills} after {seconds:.1f} s" if was_killed else "ended by itself"
+            print(f"{what}: {len(shards)} shards stand", flush=True)
+            if len(shards) == NUM_SHARDS:  # nothing would be left for the next kill to hit
+                (killed / "manifest.json").unlink(missing_ok=True)
+                for shard in rng.sample(shards, k=NUM_SHARDS * 2 // 3):
                     shard.unlink()
-                continue
-            kills += 1
-            print(f"kill {kills} after {seconds:.1f} s: {done} shards stand", flush=True)
         finish(start(folder / "videos", killed, log), log)
         manifests = [read_manifest(str(each)) for each in (clean, killed)]
         assert manifests[0].fingerprint == manifests[1].fingerprint, manifests

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from oracle_tracker import select_as_the_peer
 
 from data_pipeline.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from data_pipeline.crops import context_size
 from eval_jobs.candidates import (
     confine,
     cosine_prior,
@@ -19,29 +19,6 @@ from eval_jobs.candidates import (
 )
 
 CASES = json.loads((Path(__file__).parent / "data" / "post_processing.json").read_text())["cases"]
-
-
-def select_as_the_peer(case: dict[str, Any]) -> np.ndarray:
-    """Post-processing of one case with our functions in the peer's order, and its geometry."""
-    last_box = cxcywh_to_xyxy(np.array(case["last_box_cxcywh"]))
-    last_size = last_box[2:] - last_box[:2]
-    side_px = float(context_size(last_size)) * case["x_size"] / case["z_size"]
-    scale = side_px / case["x_size"]
-    cells = 3.0 + case["stride"] * np.arange(case["feature_size"])
-    x, y = np.meshgrid(cells, cells)
-    distances = np.array(case["deltas"]) * case["target_std"] + case["target_mean"]
-    centers = np.stack([x.ravel(), y.ravel()], axis=1)
-    boxes = np.concatenate([centers - distances[:, :2], centers + distances[:, 2:]], axis=1)
-    boxes = (boxes - case["x_size"] / 2) * scale + np.tile((last_box[:2] + last_box[2:]) / 2, 2)
-
-    scores = np.array(case["scores"])
-    penalties = shape_penalties(boxes[:, 2:] - boxes[:, :2], last_size, float(case["penalty_k"]))
-    winner = int(ranking(scores, penalties, case["window_weight"]).argmax())
-    if scores[winner] * penalties[winner] < case["min_score_threshold"]:
-        return last_box
-    box = smooth_shape(boxes[winner], last_box, case["linear_inter_rate"])
-    width, height = case["image_size"]
-    return confine(box, width=width, height=height, min_size_px=float(case["min_box_size"]))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"side{case['feature_size']}")

@@ -80,7 +80,7 @@ def read_manifest(folder: str) -> Manifest:
             "Either the path is wrong or the preprocessing has not ended: run "
             "data_pipeline/preprocess.py with this output folder (again); it goes on where it was."
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ShardError(
             f"{folder}/{MANIFEST_FILE}: a manifest expected, it does not parse "
             f"({type(error).__name__}: {error}). Run data_pipeline/preprocess.py again."

@@ -21,6 +21,7 @@ from data_pipeline.crop_tracks import (
     FrameSource,
     crop_track,
 )
+from data_pipeline.json_files import read_object
 from data_pipeline.manifest import MANIFEST_FILE
 from data_pipeline.ray_session import default_address, ray_session
 from data_pipeline.shard_plans import (
@@ -116,13 +117,11 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
 def _claim_folder(config: PreprocessConfig, fingerprint: str) -> None:
     """Notes in the output folder whose shards it holds; another plan's folder is an error."""
     filesystem, path = open_folder(config.output)
-    if not exists(filesystem, f"{path}/{PLAN_FILE}"):
+    found = read_object(filesystem, f"{path}/{PLAN_FILE}")
+    if found is None:
         with atomic_output(filesystem, f"{path}/{PLAN_FILE}") as stream:
             stream.write(json.dumps({"fingerprint": fingerprint}).encode())
-        return
-    with filesystem.open_input_stream(f"{path}/{PLAN_FILE}") as stream:
-        found = stream.read()
-    if json.loads(found).get("fingerprint") != fingerprint:
+    elif found.get("fingerprint") != fingerprint:
         raise ShardError(
             f"{config.output}: an empty folder or shards of the same plan expected, it holds those "
             "of other sources or settings. Choose another output folder, or delete this one."

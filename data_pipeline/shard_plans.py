@@ -19,6 +19,7 @@ from data_pipeline.manifest import SCHEMA_VERSION
 from data_pipeline.readers import READERS
 from data_pipeline.track_spool import TrackSpool
 from data_pipeline.tracks import DatasetError, Track
+from data_pipeline.uris import expect_no_secret
 
 TYPICAL_CROP_BYTES = 19_000
 """Size of a crop at quality 90: from it follows the number of shards."""
@@ -67,6 +68,7 @@ class PreprocessConfig:
     """At least this many shards, so that small datasets are cut in parallel, too."""
 
     def __post_init__(self) -> None:
+        expect_no_secret(self.output, "output")
         if not self.sources:
             raise ValueError("sources must name at least one dataset, got none")
         for name in ("max_shard_bytes", "min_shards"):

@@ -30,6 +30,7 @@ from data_pipeline.manifest import (
     read_manifest,
     write_manifest,
 )
+from data_pipeline.shard_schema import ARROW_SCHEMA, INDEX_SCHEMA, checked
 from data_pipeline.storage import open_folder
 
 __all__ = [
@@ -56,43 +57,6 @@ INDEX_FILE = "index.parquet"
 
 ROWS_PER_GROUP = 8
 BYTES_PER_GROUP = 2 * 1024**2
-
-_BOX = pa.list_(pa.float32(), 4)
-
-ARROW_SCHEMA = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("video", pa.string()),
-        ("target", pa.string()),
-        ("category", pa.string()),
-        ("is_still", pa.bool_()),
-        ("chunk", pa.int32()),
-        ("frame_numbers", pa.list_(pa.int32())),
-        ("centred_images", pa.list_(pa.binary())),
-        ("centred_boxes", pa.list_(_BOX)),
-        ("view_images", pa.list_(pa.list_(pa.binary()))),
-        ("view_boxes", pa.list_(pa.list_(_BOX))),
-    ],
-    metadata={"schema_version": str(SCHEMA_VERSION)},
-)
-"""Columns of a shard; images are JPEG files, boxes xyxy in the crop's pixels."""
-
-INDEX_SCHEMA = pa.schema(
-    [
-        ("shard", pa.string()),
-        ("row_group", pa.int32()),
-        ("row_in_group", pa.int32()),
-        ("dataset", pa.string()),
-        ("video", pa.string()),
-        ("target", pa.string()),
-        ("chunk", pa.int32()),
-        ("num_frames", pa.int32()),
-        ("is_still", pa.bool_()),
-        ("category", pa.string()),
-    ],
-    metadata={"schema_version": str(SCHEMA_VERSION)},
-)
-"""Columns of the index: where each row of the shards lies, and what it is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,7 +120,10 @@ def decode(jpeg: bytes) -> UInt8[ndarray, "263 263 3"]:
         ShardError: the bytes are not a JPEG of a crop.
     """
     buffer = np.frombuffer(jpeg, dtype=np.uint8)
-    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
+    try:
+        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
+    except cv2.error:  # a size that no picture has, from a damaged header
+        image = None
     if image is None or image.shape != (CROP_SIZE_PX, CROP_SIZE_PX, 3):
         got = "bytes that do not decode" if image is None else f"an image of shape {image.shape}"
         raise ShardError(
@@ -232,22 +199,25 @@ def _to_row(chunk: TrackChunk) -> dict[str, Any]:
     }
 
 
-def _to_chunk(row: dict[str, Any]) -> TrackChunk:
+def _to_chunk(row: dict[str, Any], where: str) -> TrackChunk:
     num_frames = len(row["frame_numbers"])
-    views = np.array(row["view_boxes"], dtype=np.float32)
-    return TrackChunk(
-        dataset=row["dataset"],
-        video=row["video"],
-        target=row["target"],
-        category=row["category"],
-        is_still=row["is_still"],
-        chunk=row["chunk"],
-        frame_numbers=np.array(row["frame_numbers"], dtype=np.int32),
-        centred_images=tuple(row["centred_images"]),
-        centred_boxes=np.array(row["centred_boxes"], dtype=np.float32).reshape(-1, 4),
-        view_images=tuple(tuple(images) for images in row["view_images"]),
-        view_boxes=views.reshape(num_frames, -1, 4),
-    )
+    try:
+        views = np.array(row["view_boxes"], dtype=np.float32)
+        return TrackChunk(
+            dataset=row["dataset"],
+            video=row["video"],
+            target=row["target"],
+            category=row["category"],
+            is_still=row["is_still"],
+            chunk=row["chunk"],
+            frame_numbers=np.array(row["frame_numbers"], dtype=np.int32),
+            centred_images=tuple(row["centred_images"]),
+            centred_boxes=np.array(row["centred_boxes"], dtype=np.float32).reshape(-1, 4),
+            view_images=tuple(tuple(images) for images in row["view_images"]),
+            view_boxes=views.reshape(num_frames, -1, 4),
+        )
+    except (TypeError, ValueError) as error:  # nulls within lists, lists of different lengths
+        raise ShardError(f"{where}: {error!s:.500}") from error
 
 
 def read_chunks(folder: str, shard: str, row_group: int) -> list[TrackChunk]:
@@ -256,7 +226,8 @@ def read_chunks(folder: str, shard: str, row_group: int) -> list[TrackChunk]:
     Raises:
         ShardError: the shard is missing, cut short, or of another schema.
     """
-    return [_to_chunk(row) for row in _read_group(folder, shard, row_group).to_pylist()]
+    rows = _read_group(folder, shard, row_group).to_pylist()
+    return [_to_chunk(row, f"{folder}/{shard}") for row in rows]
 
 
 def read_chunk(folder: str, shard: str, row_group: int, row: int) -> TrackChunk:
@@ -271,7 +242,7 @@ def read_chunk(folder: str, shard: str, row_group: int, row: int) -> TrackChunk:
             f"{folder}/{shard}: row group {row_group} holds {group.num_rows} rows, the index "
             f"expects row {row}. Run data_pipeline/preprocess.py again."
         )
-    return _to_chunk(group.slice(row, 1).to_pylist()[0])
+    return _to_chunk(group.slice(row, 1).to_pylist()[0], f"{folder}/{shard}")
 
 
 def _read_group(folder: str, shard: str, row_group: int) -> pa.Table:
@@ -282,7 +253,8 @@ def _read_group(folder: str, shard: str, row_group: int) -> pa.Table:
                 f"{file.num_row_groups}. The index does not fit it: run "
                 "data_pipeline/preprocess.py again."
             )
-        return file.read_row_group(row_group)
+        group = file.read_row_group(row_group)
+    return checked(group, f"{folder}/{shard}", ARROW_SCHEMA)
 
 
 def read_notes(folder: str, shard: str) -> dict[str, Any]:
@@ -294,16 +266,28 @@ def read_notes(folder: str, shard: str) -> dict[str, Any]:
             f"{folder}/{shard}: notes in the footer expected, there are none. It is no work of "
             "data_pipeline/preprocess.py: remove it and run that again."
         )
-    return json.loads(notes)
+    try:
+        content = json.loads(notes)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ShardError(
+            f"{folder}/{shard}: notes in the footer expected, they do not parse. The shard is "
+            "damaged: delete it and manifest.json, and run data_pipeline/preprocess.py again."
+        )
+    return content
 
 
 def index_shard(folder: str, shard: str) -> pa.Table:
     """The index entries of one shard, read from its small columns."""
     columns = ["dataset", "video", "target", "category", "is_still", "chunk", "frame_numbers"]
+    small = pa.schema([ARROW_SCHEMA.field(name) for name in columns])
     entries = []
     with _opened(folder, shard) as file:
         for group in range(file.num_row_groups):
-            for position, row in enumerate(file.read_row_group(group, columns=columns).to_pylist()):
+            table = file.read_row_group(group, columns=columns)
+            table = checked(table, f"{folder}/{shard}", small)
+            for position, row in enumerate(table.to_pylist()):
                 row["num_frames"] = len(row.pop("frame_numbers"))
                 entries.append(
                     {"shard": shard, "row_group": group, "row_in_group": position, **row}
@@ -314,7 +298,13 @@ def index_shard(folder: str, shard: str) -> pa.Table:
 def read_index(folder: str) -> pa.Table:
     """One entry per row of all shards (`INDEX_SCHEMA`), in the shards' order."""
     with _opened(folder, INDEX_FILE) as file:
-        return file.read()
+        table = checked(file.read(), f"{folder}/{INDEX_FILE}", INDEX_SCHEMA)
+    if not table.num_rows:
+        raise ShardError(
+            f"{folder}/{INDEX_FILE}: an entry per row of the shards expected, there is none. Run "
+            "data_pipeline/preprocess.py again, with sources that hold usable tracks."
+        )
+    return table
 
 
 @contextmanager
@@ -324,7 +314,10 @@ def _opened(folder: str, name: str) -> Iterator[Any]:
     try:
         with filesystem.open_input_file(f"{path}/{name}") as stream, pq.ParquetFile(stream) as file:
             metadata = file.schema_arrow.metadata or {}
-            expect_version(f"{folder}/{name}", metadata.get(b"schema_version", b"none").decode())
+            expect_version(
+                f"{folder}/{name}",
+                metadata.get(b"schema_version", b"none").decode(errors="replace"),
+            )
             yield file
     except FileNotFoundError as error:
         raise ShardError(

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
 
 from data_pipeline.episodes import Episode, EpisodeBatch, Sample, make_episode, stack
 from data_pipeline.sampling import (
@@ -27,7 +29,7 @@ from data_pipeline.sampling import (
     draw_second_frame,
     pair_origin,
 )
-from data_pipeline.shards import TrackChunk, decode, read_chunk, read_index
+from data_pipeline.shards import ShardError, TrackChunk, decode, read_chunk, read_index
 
 
 class EpisodeStream:
@@ -61,8 +63,8 @@ class EpisodeStream:
         else:
             other_frame = int(rng.integers(len(rows[partner].frame_numbers)))
         return make_episode(
-            Sample(decode(row.centred_images[frame]), row.centred_boxes[frame]),
-            _view(rows[partner], other_frame, rng),
+            self._centred(row, frame),
+            self._view(rows[partner], other_frame, rng),
             origin=pair_origin(rows, (first, partner), (frame, other_frame)),
             config=self._config.augmentation,
             rng=rng,
@@ -82,14 +84,25 @@ class EpisodeStream:
             self._blocks[lane] = current
         return current[1]
 
+    def _view(self, row: TrackChunk, frame: int, rng: np.random.Generator) -> Sample:
+        """One of a frame's moved views; the centred one where the shards hold no others."""
+        images = row.view_images[frame]
+        if not images:
+            return self._centred(row, frame)
+        view = int(rng.integers(len(images)))
+        return Sample(self._decode(row, images[view]), row.view_boxes[frame][view])
 
-def _view(row: TrackChunk, frame: int, rng: np.random.Generator) -> Sample:
-    """One of a frame's moved views; the centred one where the shards hold no others."""
-    images = row.view_images[frame]
-    if not images:
-        return Sample(decode(row.centred_images[frame]), row.centred_boxes[frame])
-    view = int(rng.integers(len(images)))
-    return Sample(decode(images[view]), row.view_boxes[frame][view])
+    def _centred(self, row: TrackChunk, frame: int) -> Sample:
+        return Sample(self._decode(row, row.centred_images[frame]), row.centred_boxes[frame])
+
+    def _decode(self, row: TrackChunk, jpeg: bytes) -> UInt8[ndarray, "263 263 3"]:
+        """A crop's pixels; an error names the row."""
+        try:
+            return decode(jpeg)
+        except ShardError as error:
+            raise ShardError(
+                f"{self._folder}: {row.dataset}/{row.video}, chunk {row.chunk}: {error}"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`Track`: one target through one video (or one object in one still image), and its frames."""
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -138,10 +139,14 @@ def read_image(frame: Frame) -> UInt8[ndarray, "height width 3"]:
             f"{frame}: cannot be read ({error.strerror}); expected an image file. "
             "Restore it or remove its frame from the annotation."
         ) from error
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    image, trouble = None, f"{encoded.size} bytes"
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    except cv2.error as error:  # a size that no picture has, from a damaged header
+        trouble = error.err
     if image is None:
         raise DatasetError(
-            f"{frame}: does not decode as an image ({encoded.size} bytes); "
+            f"{frame}: does not decode as an image ({trouble}); "
             "expected JPEG or PNG. Download or convert it again."
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -183,7 +188,8 @@ class VideoDecoder:
     @property
     def stated_count(self) -> int:
         """How many frames its header states; exact for most containers, not for all."""
-        return int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        stated = float(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        return int(stated) if math.isfinite(stated) else 0
 
     @property
     def fps(self) -> float:

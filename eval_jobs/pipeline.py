@@ -1,6 +1,5 @@
 """One run from end to end: data, meta-training, evaluation, and everything of it in MLflow."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,10 +10,12 @@ import torch
 from pydantic import TypeAdapter
 
 from data_pipeline.episodes import stack
+from data_pipeline.json_files import StoredFileError
 from data_pipeline.shards import read_index, read_manifest
 from data_pipeline.storage import atomic_output, open_folder
 from data_pipeline.synthetic_data import prepare
 from data_pipeline.synthetic_scenes import SyntheticConfig
+from data_pipeline.uris import expect_no_secret
 from eval_jobs.benchmarks import find_benchmark, select
 from eval_jobs.held_out import require_disjoint
 from eval_jobs.jobs import evaluate
@@ -24,6 +25,7 @@ from eval_jobs.tracker import TrackerConfig
 from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, phase_specs
 from meta_train.checkpoint import load_learner
 from meta_train.diagnosis import adaptation_curves, score_map_figure
+from meta_train.mlflow_runs import keep_mlflow_run, mlflow_run_of
 from meta_train.outer_step import to_episodes
 from meta_train.placement import require_room
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
@@ -33,7 +35,6 @@ from meta_train.validation import validation_stream
 
 logger = logging.getLogger(__name__)
 
-_MLFLOW_FILE = "mlflow_run.json"
 _EVALUATION_FILE = "evaluation.json"
 _INIT_FILE = "init_from.txt"
 
@@ -94,6 +95,9 @@ class PipelineConfig:
 
     storage: str = "runs"
     """Folder or URI of the runs: checkpoints, results, synthetic data."""
+
+    def __post_init__(self) -> None:
+        expect_no_secret(self.storage, "storage")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -222,8 +226,7 @@ def open_run_log(
     params: Mapping[str, object],
 ) -> RunLog:
     """The MLflow run of a run id: a new one, or the one that its folder names."""
-    known = _read(storage, run_id, _MLFLOW_FILE)
-    mlflow_run_id = None if known is None else json.loads(known)["run_id"]
+    mlflow_run_id = mlflow_run_of(storage, run_id)
     own = flatten_config(train) | {
         f"evaluation.{name}": value for name, value in flatten_config(config.evaluation).items()
     }
@@ -239,15 +242,22 @@ def open_run_log(
         run_id=mlflow_run_id,
     )
     if mlflow_run_id is None:
-        content = json.dumps({"run_id": run_log.handle.run_id}).encode()
-        _write(storage, run_id, _MLFLOW_FILE, content)
+        keep_mlflow_run(storage, run_id, run_log.handle.run_id)
     return run_log
 
 
 def _read_evaluation(storage: str, run_id: str) -> EvaluationConfig | None:
     """The evaluation that a run was started with; None where it stopped before it said."""
     content = _read(storage, run_id, _EVALUATION_FILE)
-    return None if content is None else _EVALUATION.validate_json(content)
+    if content is None:
+        return None
+    try:
+        return _EVALUATION.validate_json(content)
+    except ValueError as error:
+        raise StoredFileError(
+            f"{storage}/{run_id}/{_EVALUATION_FILE}: the evaluation of this release expected, got "
+            f"another ({error!s:.500}). Delete the file to take the command line's."
+        ) from error
 
 
 def _read(storage: str, run_id: str, name: str) -> bytes | None:

@@ -165,7 +165,9 @@ def _read_seconds(path: Path, num_frames: int) -> Float[ndarray, "frames"]:
     try:
         seconds = np.array([float(line.split(",")[0]) for line in lines])
     except ValueError as error:
-        raise DatasetError(f"{times}: seconds, a row per frame, expected ({error})") from error
+        raise DatasetError(
+            f"{times}: seconds, a row per frame, expected ({error!s:.80})"
+        ) from error
     if len(seconds) != num_frames:
         raise DatasetError(
             f"{times}: seconds of each of {num_frames} frames expected, got {len(seconds)}"

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,16 +110,19 @@ class ResultStore:
         try:
             content = json.loads(text)
             claimed = content.pop("sha256")
+            digest = _digest(content)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ResultError(
-                _complaint(track, path, f"it is not a whole result file ({error})")
+                _complaint(track, path, f"it is not a whole result file ({error!s:.80})")
             ) from error
-        if claimed != _digest(content):
+        if claimed != digest:
             raise ResultError(_complaint(track, path, "its content does not match its checksum"))
         for key, value in self._identity(track).items():
             if content.get(key) != value:
                 raise ResultError(
-                    _complaint(track, path, f"its {key} is {content.get(key)!r}, not {value!r}")
+                    _complaint(
+                        track, path, f"its {key} is {reprlib.repr(content.get(key))}, not {value!r}"
+                    )
                 )
         return _trajectory(content, track, path)
 
@@ -197,8 +201,10 @@ def _trajectory(content: dict[str, Any], track: Track, path: Path) -> Trajectory
             seconds=np.array(content["seconds"], dtype=np.float64),
             codes=np.array(content["codes"], dtype=np.int64) if "repetition" in content else None,
         )
-    except (KeyError, ValueError, TypeError) as error:
-        raise ResultError(_complaint(track, path, f"its arrays are wrong ({error})")) from error
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise ResultError(
+            _complaint(track, path, f"its arrays are wrong ({error!s:.80})")
+        ) from error
     if len(trajectory) != len(track):
         raise ResultError(
             _complaint(track, path, f"it has {len(trajectory)} frames, not {len(track)}")

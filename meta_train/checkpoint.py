@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import reprlib
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -16,14 +17,12 @@ from data_pipeline.storage import open_folder
 from meta_train.detectors.backbone import Weights
 from meta_train.kernel_rates import Rates
 from meta_train.learner import Learner
+from meta_train.state_file import CheckpointError as CheckpointError
+from meta_train.state_file import read_state
 from meta_train.train_config import TrainConfig, from_json, to_json
 
 FORMAT_VERSION = 1
 _STATE, _CONFIG, _MANIFEST = "state.pt", "config.json", "checkpoint.json"
-
-
-class CheckpointError(ValueError):
-    """A folder is not a whole checkpoint; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,18 +111,18 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
                 "short or changed. Use another checkpoint."
             )
     try:
-        config = from_json((folder / _CONFIG).read_text())
+        config = from_json((folder / _CONFIG).read_bytes())
     except ValueError as error:
         raise CheckpointError(
-            f"{folder / _CONFIG}: no config of this release ({error}); "
+            f"{folder / _CONFIG}: no config of this release ({error!s:.500}); "
             "load it with the release that wrote it"
         ) from error
-    state = torch.load(folder / _STATE, map_location=device, weights_only=True)
+    state = read_state(folder / _STATE, config, device)
     return Checkpoint(
         config=config,
-        weights=state["weights"],
-        rates=state["rates"],
-        optimizer=state["optimizer"],
+        weights=state.weights,
+        rates=state.rates,
+        optimizer=state.optimizer,
         iteration=manifest["iteration"],
     )
 
@@ -156,18 +155,19 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not found; expected the folder of a checkpoint, such as runs/RUN_ID/best"
         ) from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint's manifest ({error!r})") from error
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint's manifest ({error!r:.200})") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: expected format version {FORMAT_VERSION}, got {version!r}; "
+            f"{path}: expected format version {FORMAT_VERSION}, got {reprlib.repr(version)}; "
             "load it with the release that wrote it"
         )
     digests, iteration = manifest.get("sha256", {}), manifest.get("iteration")
-    if set(digests) != {_STATE, _CONFIG} or not isinstance(iteration, int):
+    is_complete = isinstance(digests, dict) and set(digests) == {_STATE, _CONFIG}
+    if not is_complete or type(iteration) is not int or not 0 <= iteration < 2**63:
         raise CheckpointError(
             f"{path}: expected the digests of {_STATE} and {_CONFIG} and an iteration, got "
-            f"{sorted(digests)} and {iteration!r}; use another checkpoint"
+            f"{reprlib.repr(digests)} and {reprlib.repr(iteration)}; use another checkpoint"
         )
     return manifest
 

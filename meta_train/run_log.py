@@ -14,7 +14,6 @@ import io
 import json
 import logging
 import os
-import re
 import sys
 import time
 import typing
@@ -28,8 +27,9 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from numpy import ndarray
 
+from data_pipeline.uris import expect_no_secret
 from meta_train import run_store
-from meta_train.undelivered import Point, UndeliveredFolder
+from meta_train.undelivered import Point, UndeliveredFolder, is_metric_name
 
 RETRY_SECONDS = 30.0
 """How long MLflow is left alone after it failed."""
@@ -64,6 +64,8 @@ class MlflowConfig:
     """Where points and files wait on disk while MLflow does not take them."""
 
     def __post_init__(self) -> None:
+        expect_no_secret(self.tracking_uri, "tracking_uri")
+        expect_no_secret(self.artifact_location or "", "artifact_location")
         if urlsplit(self.tracking_uri).scheme in ("", "file"):
             raise ValueError(
                 "tracking_uri must be a database or a server, such as sqlite:///mlflow.db or "
@@ -213,7 +215,7 @@ class RunLog:
         """
         time_ms = int(time.time() * 1000)
         for name in values:
-            if not re.fullmatch(r"[\w\-. :/]{1,250}", name):
+            if not is_metric_name(name):
                 raise ValueError(f"a metric's name has letters, digits and _-.:/, got {name!r}")
         new = {
             (name, step): Point(name, float(value), time_ms, step)

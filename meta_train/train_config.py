@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from data_pipeline.sampling import SamplingConfig
+from data_pipeline.uris import expect_no_secret
 from meta_train.detectors import DetectorConfig
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.gamma_schedule import GammaConfig
@@ -198,6 +199,7 @@ class TrainConfig:
     """Of the first weights and of every draw of data."""
 
     def __post_init__(self) -> None:
+        expect_no_secret(self.shards, "shards")
         if self.outer_loop.batch_pairs % self.scaling.num_workers:
             raise ValueError(
                 f"batch_pairs ({self.outer_loop.batch_pairs}) must be a multiple of num_workers "
@@ -218,7 +220,7 @@ def to_json(config: TrainConfig) -> str:
     return _ADAPTER.dump_json(config, indent=1).decode()
 
 
-def from_json(text: str) -> TrainConfig:
+def from_json(text: str | bytes) -> TrainConfig:
     """The config that `to_json` wrote.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,8 +74,28 @@ class TrainState:
         )
         state = cls(config, learner, loaded.iteration if loaded else 0)
         if loaded:
-            state.adam.load_state_dict(loaded.optimizer)
+            state._restore_adam(loaded.optimizer, resume)
         return state
+
+    def _restore_adam(self, content: dict[str, Any], source: Path | None) -> None:
+        """Gives Adam the moments of a checkpoint, each of its tensor's shape."""
+        try:
+            self.adam.load_state_dict(content)
+            shapes = [
+                (moments[name].shape, tensor.shape)
+                for tensor, moments in self.adam.state.items()
+                for name in ("exp_avg", "exp_avg_sq")
+            ]
+        except Exception as error:  # torch checks little, and raises nearly anything
+            shapes, trouble = [], f"{type(error).__name__}: {error!s:.200}"
+        else:
+            trouble = "moments of another shape"
+            if all(given == expected for given, expected in shapes):
+                return
+        raise checkpoints.CheckpointError(
+            f"{source}: Adam's state for the tensors that this run learns expected, got another "
+            f"({trouble}). Use another checkpoint."
+        )
 
     def step(self, found: MetaGradient, decay: float) -> dict[str, Tensor]:
         """One outer step by the mean gradient; gives the norms before clipping.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.fs
 from pydantic import TypeAdapter
 
+from data_pipeline.json_files import StoredFileError, read_object
 from data_pipeline.manifest import read_manifest
 from data_pipeline.storage import atomic_output, exists, open_folder
 from meta_train.train_config import TrainConfig, fingerprint
@@ -55,6 +56,13 @@ def keep_result(
         stream.write(json.dumps(content, indent=1).encode())
 
 
+def _damaged(path: str, trouble: str) -> StoredFileError:
+    return StoredFileError(
+        f"{path}: the result of a finished run expected, got another content ({trouble}). Delete "
+        "the file; the run is then trained again where it is asked for."
+    )
+
+
 def trained_runs(storage: str) -> dict[str, TrainResult]:
     """The finished runs of a storage by the fingerprint of what they trained.
 
@@ -68,10 +76,16 @@ def trained_runs(storage: str) -> dict[str, TrainResult]:
         checkpoint = f"{root}/{folder.base_name}/best/checkpoint.json"
         if not (exists(filesystem, path) and exists(filesystem, checkpoint)):
             continue
-        with filesystem.open_input_stream(path) as stream:
-            content = json.loads(stream.read())
+        content = read_object(filesystem, path) or {}
         home = storage if "://" in storage else str(Path(storage).absolute())
         content |= {name: f"{home}/{folder.base_name}/{name}" for name in ("best", "last")}
-        if name := content.pop("fingerprint"):
-            found[name] = _RESULT.validate_python(content)
+        name = content.pop("fingerprint", None)
+        try:
+            result = _RESULT.validate_python(content)
+        except ValueError as error:
+            raise _damaged(path, f"{error!s:.500}") from error
+        if not isinstance(name, str):
+            raise _damaged(path, f"fingerprint {name!r:.80}")
+        if name:
+            found[name] = result
     return found

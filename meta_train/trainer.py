@@ -22,6 +22,7 @@ import torch
 
 from data_pipeline import ray_stream
 from data_pipeline.episodes import EpisodeBatch
+from data_pipeline.json_files import StoredFileError
 from data_pipeline.storage import atomic_output, open_folder
 from data_pipeline.stream import EpisodeStream
 from meta_train.placement import require_room, require_spare_cpu
@@ -83,13 +84,20 @@ def run_config(storage: str, run_id: str) -> TrainConfig:
     filesystem, root = open_folder(storage)
     try:
         with filesystem.open_input_stream(f"{root}/{run_id}/{_CONFIG_FILE}") as stream:
-            return from_json(stream.read().decode())
+            text = bytes(stream.read())
     except FileNotFoundError as error:
         selector = pyarrow.fs.FileSelector(root, allow_not_found=True)
         folders = [info.base_name for info in filesystem.get_file_info(selector)]
         known = [name for name in sorted(folders) if _exists(filesystem, root, name)]
         raise UnknownRunError(
             f"no run {run_id!r} in {storage}; expected one of: {', '.join(known) or '(none yet)'}"
+        ) from error
+    try:
+        return from_json(text)
+    except ValueError as error:
+        raise StoredFileError(
+            f"{storage}/{run_id}/{_CONFIG_FILE}: the config of a run of this release expected, got "
+            f"another ({error!s:.500}). Resume the run with the release that wrote it."
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,11 @@ from typing import NamedTuple
 log = logging.getLogger(__name__)
 
 
+def is_metric_name(name: object) -> bool:
+    """Whether MLflow takes it as the name of a metric."""
+    return isinstance(name, str) and re.fullmatch(r"[\w\-. :/]{1,250}", name) is not None
+
+
 class Point(NamedTuple):
     """One value of one metric."""
 
@@ -19,6 +25,17 @@ class Point(NamedTuple):
     value: float
     time_ms: int
     step: int
+
+
+def _parse_point(line: bytes) -> Point | None:
+    """The point of a line; None where it is none, since one that MLflow refuses holds up all."""
+    try:
+        point = Point(**json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    is_whole = all(type(each) is int and 0 <= each < 2**63 for each in (point.time_ms, point.step))
+    is_point = is_metric_name(point.name) and type(point.value) is float and is_whole
+    return point if is_point else None
 
 
 class UndeliveredFolder:
@@ -53,11 +70,12 @@ class UndeliveredFolder:
         points = []
         with self._logged("not read"):
             for path in sorted(self.folder.glob("*.jsonl")):
-                for line in path.read_text().splitlines():
-                    try:
-                        points.append(Point(**json.loads(line)))
-                    except (ValueError, TypeError):
-                        log.warning("%s has a line that is no metric point: %r", path, line)
+                for line in path.read_bytes().splitlines():
+                    point = _parse_point(line)
+                    if point is None:
+                        log.warning("%s has a line that is no metric point: %r", path, line[:80])
+                    else:
+                        points.append(point)
         return points
 
     def read_files(self) -> dict[str, bytes]:

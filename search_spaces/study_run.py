@@ -4,13 +4,12 @@ Every trial is a flat run in MLflow; the study's own run holds the table, the pl
 of the page on which MLflow compares the trials.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from data_pipeline.storage import atomic_output, open_folder
 from eval_jobs.report import text_table
+from meta_train.mlflow_runs import keep_mlflow_run, mlflow_run_of
 from meta_train.run_log import MlflowConfig, RunLog
 from search_spaces.comparison import (
     compare_url,
@@ -114,17 +113,10 @@ def _open_summary(study: Study, found: Sequence[Trial], storage: str) -> RunLog:
     """The study's own run, continued where it exists; creates database and experiment first."""
     mlflow = study.variants[0].config.mlflow
     name = study_id(study, found)
-    filesystem, root = open_folder(storage)
-    path = f"{root}/studies/{name}/mlflow_run.json"
-    try:
-        with filesystem.open_input_stream(path) as stream:
-            run_id = json.loads(stream.read())["run_id"]
-    except FileNotFoundError:
-        run_id = None
+    run_id = mlflow_run_of(storage, f"studies/{name}")
     run_log = _start(mlflow, study, name, run_id)
     if run_id is None:
-        with atomic_output(filesystem, path) as stream:
-            stream.write(json.dumps({"run_id": run_log.handle.run_id}).encode())
+        keep_mlflow_run(storage, f"studies/{name}", run_log.handle.run_id)
     return run_log
 
 

@@ -6,7 +6,6 @@ fingerprint serves as well.
 """
 
 import fcntl
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from data_pipeline.manifest import read_manifest
 from data_pipeline.readers.synthetic import fingerprint as synthetic_fingerprint
 from eval_jobs import pipeline
 from eval_jobs.pipeline import PipelineConfig
+from meta_train.mlflow_runs import mlflow_run_of
 from meta_train.run_log import RunLog, absolute_uri
 from meta_train.train_config import fingerprint, resolved
 from meta_train.trained_runs import TrainResult, trained_runs
@@ -147,9 +147,7 @@ def mark_stopped(config: PipelineConfig) -> None:
         config: as `with_absolute_paths` gives it.
     """
     run_id = f"trained-{fingerprint(config.train, read_manifest(config.train.shards).fingerprint)}"
-    path = Path(config.storage) / run_id / "mlflow_run.json"
-    if path.is_file():
-        mlflow_run_id = json.loads(path.read_text())["run_id"]
+    if mlflow_run_id := mlflow_run_of(config.storage, run_id):
         run_log = RunLog.start(
             config.mlflow, run_name=run_id, params={}, tags={}, run_id=mlflow_run_id
         )

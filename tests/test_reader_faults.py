@@ -40,6 +40,11 @@ FAULTS = {
     "got10k: empty list": ("got10k", write("train/list.txt", "\n"), r"list\.txt.*empty"),
     "got10k: video not there": ("got10k", write("train/list.txt", "gone"), "gone.*there is none"),
     "got10k: path in list": ("got10k", write("train/list.txt", "../x"), r"list\.txt.*'\.\./x'"),
+    "got10k: name too long for a file": (
+        "got10k",
+        write("train/list.txt", "a" * 300),
+        r"list\.txt: plain folder names expected",
+    ),
     "got10k: no images": ("got10k", remove("train/video_b/*.jpg"), "video_b.*none found"),
     "got10k: no boxes": (
         "got10k",
@@ -92,6 +97,21 @@ FAULTS = {
         "coco",
         write("annotations/instances_train2017.json", "{}"),
         "'images', 'annotations' and 'categories'",
+    ),
+    "coco: nested without end": (
+        "coco",
+        write("annotations/instances_train2017.json", "[" * 100_000),
+        "instances_train2017.json: JSON expected",
+    ),
+    "coco: number beyond floats": (
+        "coco",
+        edit_coco(lambda c: c["annotations"][2].update(bbox=[10**400, 2, 3, 4])),
+        "an object with id, bbox .*OverflowError",
+    ),
+    "coco: image in another folder": (
+        "coco",
+        edit_coco(lambda c: c["images"][0].update(file_name="../annotations/x.jpg")),
+        r"annotations/x\.jpg: an image named by .* expected, there is none",
     ),
     "coco: image missing": ("coco", remove("train2017/*1.jpg"), "000000000001.jpg.*there is none"),
     "coco: unknown image": (
@@ -233,6 +253,11 @@ FAULTS = {
         "vot",
         write("ball/sequence", "channels.color=../../secret/%08d.jpg\n"),
         r"sequence: channels.color within.*got '\.\./\.\.",
+    ),
+    "vot: images in a folder of a name too long": (
+        "vot",
+        write("ball/sequence", f"channels.color={'a' * 300}/%08d.jpg\n"),
+        "sequence: channels.color within",
     ),
     "own_videos: no box file": (
         "own_videos",

@@ -98,6 +98,7 @@ def test_bytes_that_are_no_text_are_an_error(store: ResultStore) -> None:
     [
         ({"boxes": [[1.0, 2.0, 3.0]]}, "arrays are wrong"),
         ({"scores": ["high"]}, "arrays are wrong"),
+        ({"scores": [10**400] * 4}, "arrays are wrong"),
         (
             {"boxes": [[0.0] * 4] * 3, "scores": [0.0] * 3, "lost": [0] * 3, "seconds": [0.0] * 3},
             "3 frames, not 4",

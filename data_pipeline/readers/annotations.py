@@ -84,12 +84,17 @@ def read_names(list_file: Path) -> list[str]:
             "List the video folders beside it, one per line."
         )
     for name in names:
-        if Path(name).name != name or name in (".", ".."):
+        if Path(name).name != name or name in (".", "..") or not is_file_name(name):
             raise DatasetError(
-                f"{list_file}: plain folder names expected, got {name!r}. "
+                f"{list_file}: plain folder names expected, got {name[:80]!r}. "
                 "Put the video's folder beside the list."
             )
     return names
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file system can hold a file of this name."""
+    return "\0" not in name and len(name.encode(errors="replace")) <= 255
 
 
 def read_rows(
@@ -119,7 +124,7 @@ def read_rows(
         if len(row) not in allowed:
             raise DatasetError(
                 f"{path}, line {number}: {_in_words(allowed)} numbers '{expected}' with "
-                f"{_delimiter_in_words(delimiter)} between expected, got {line!r}. "
+                f"{_delimiter_in_words(delimiter)} between expected, got {line[:80]!r}. "
                 "Rewrite the row."
             )
         rows.append(row)
@@ -156,7 +161,7 @@ def read_flags(path: Path, count: int) -> Bool[ndarray, "frames"]:
     ]
     if wrong := [field for field in fields if field not in ("0", "1")]:
         raise DatasetError(
-            f"{path}: flags 0 or 1 with commas between expected, got {wrong[0]!r}. "
+            f"{path}: flags 0 or 1 with commas between expected, got {wrong[0][:80]!r}. "
             "Mend the file, or download it again."
         )
     expect_count(path, len(fields), count, "flags")

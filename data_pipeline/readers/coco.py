@@ -1,6 +1,7 @@
 """COCO's instances: every object is a track of one frame that pairs with itself."""
 
 import json
+import reprlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ def list_videos(folder: Path, split: str, *, dataset: str = "coco") -> Iterator[
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{path}: COCO's instances expected (lists 'images', 'annotations' and 'categories' "
-            f"that fit each other), got {type(error).__name__}: {error}. Download it again."
+            f"that fit each other), got {type(error).__name__}: {error!s:.80}. Download it again."
         ) from error
     present = _present_files(folder / split)
     for image, name in files.items():
@@ -85,15 +86,15 @@ def _read_object(
     try:
         box = np.array(entry["bbox"], dtype=np.float64)
         category, target = categories[entry["category_id"]], str(entry["id"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{path}: an object with id, bbox and a known category_id expected for {image.name}, "
-            f"got {entry!r} ({type(error).__name__}: {error}). Mend the entry."
+            f"got {_short(entry)} ({type(error).__name__}: {error!s:.80}). Mend the entry."
         ) from error
     if box.shape != (4,):
         raise DatasetError(
             f"{path}: bbox of four numbers [x, y, w, h] expected for object {target}, "
-            f"got {entry['bbox']!r}. Mend the entry."
+            f"got {_short(entry['bbox'])}. Mend the entry."
         )
     return Track(
         dataset=dataset,
@@ -108,6 +109,11 @@ def _read_object(
     )
 
 
+def _short(value: object) -> str:
+    """A value of the file as it may stand in a message."""
+    return reprlib.repr(value)
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -116,7 +122,7 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path}: COCO's annotation file expected, it cannot be read ({error.strerror}). "
             "Check the folder and the split's name (e.g. train2017)."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"{path}: JSON expected, it does not parse ({error}). Download it again."
         ) from error

@@ -140,14 +140,15 @@ def _is_complete(folder: Path, config: SyntheticConfig) -> bool:
         found = json.loads(marker.read_text())
         same = found["fingerprint"] == fingerprint(config)
         complete = bool(found["complete"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(
             f"{marker}: the record of a rendering expected, it does not parse ({error}). "
             "Delete the folder and render again."
         ) from error
     if not same:
         raise DatasetError(
-            f"{folder}: videos of this config expected, it holds those of {found.get('config')}. "
+            f"{folder}: videos of this config expected, it holds those of "
+            f"{found.get('config')!s:.500}. "
             "Choose another folder, or delete this one."
         )
     return complete

@@ -13,6 +13,7 @@ from data_pipeline.readers.annotations import (
     VideoReader,
     expect_count,
     find_images,
+    is_file_name,
     is_finite,
     read_lines,
     read_names,
@@ -114,10 +115,10 @@ def _image_folder(sequence: Path) -> Path:
     lines = read_lines(description, "lines key=value")
     entries = dict(line.partition("=")[::2] for line in lines)
     pattern = PurePosixPath(entries.get("channels.color", "color/%08d.jpg"))
-    if pattern.is_absolute() or ".." in pattern.parts:
+    if pattern.is_absolute() or ".." in pattern.parts or not all(map(is_file_name, pattern.parts)):
         raise DatasetError(
             f"{description}: channels.color within the sequence's folder expected, got "
-            f"'{pattern}'. Write it as color/%08d.jpg and put the images there."
+            f"'{pattern!s:.80}'. Write it as color/%08d.jpg and put the images there."
         )
     return sequence / pattern.parent
 
@@ -129,7 +130,7 @@ def _read_tags(folder: Path, num_frames: int) -> dict[str, Bool[ndarray, "frames
         lines = read_lines(path, "one tag (0 or 1) per frame")
         if wrong := [line for line in lines if line not in ("0", "1")]:
             raise DatasetError(
-                f"{path}: one tag 0 or 1 per line expected, got {wrong[0]!r}. "
+                f"{path}: one tag 0 or 1 per line expected, got {wrong[0][:80]!r}. "
                 "Mend or delete the file."
             )
         if len(lines) > num_frames:

@@ -8,33 +8,15 @@ import numpy as np
 import pytest
 import torch
 from numpy import ndarray
-from torch import Tensor
+from perfect_detector import PerfectDetector, PerfectTracker, perfect_detectors, small_learner
 
 from data_pipeline.boxes import cxcywh_to_xyxy, iou, xyxy_to_cxcywh
-from data_pipeline.crops import search_window
+from data_pipeline.crops import cut, search_window, zooms
 from eval_jobs.tracker import OnlineTracker, TrackerConfig, TrackingError, check_image
-from meta_train.detectors.backbone import BackboneConfig
-from meta_train.detectors.fcos import Fcos, FcosConfig
-from meta_train.detectors.heads import HeadConfig
-from meta_train.detectors.network import NetworkConfig, Outputs
-from meta_train.kernel_rates import KernelRatesConfig
-from meta_train.learner import Learner, initial_learner
+from meta_train.detectors.backbone import BRANCHES, Weights
+from meta_train.learner import Learner
 
-FCOS = FcosConfig(
-    network=NetworkConfig(
-        backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
-    )
-)
 IMAGE_SIZE = (240, 320)
-
-
-def small_learner(seed: int = 0) -> Learner:
-    return initial_learner(
-        FCOS,
-        KernelRatesConfig(),
-        adapts="head",
-        generator=torch.Generator().manual_seed(seed),
-    )
 
 
 def noise(seed: int) -> ndarray:
@@ -42,52 +24,27 @@ def noise(seed: int) -> ndarray:
 
 
 @dataclass
-class PerfectDetector:
-    """The labels of the true box as its output, behind the interface of a detector."""
-
-    true_box: ndarray = field(default_factory=lambda: np.zeros(4))
-    last_box: ndarray = field(default_factory=lambda: np.zeros(4))
-    distractor: float = 0.0
-    factor: float = 1.0
-    config: FcosConfig = FCOS
-
-    @property
-    def network(self) -> NetworkConfig:
-        return self.config.network
-
-    @property
-    def out_channels(self) -> dict[Any, int]:
-        return Fcos(self.config).out_channels
-
-    def label(self, boxes: Tensor, present: Tensor) -> Any:
-        return Fcos(self.config).label(boxes, present)
-
-    def losses(self, outputs: Outputs, labels: Any) -> dict[str, Tensor]:
-        return Fcos(self.config).losses(outputs, labels)
-
-    def decode(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        box = torch.as_tensor(search_window(self.last_box).to_crop(self.true_box))[None]
-        score_map = self.label(box, torch.tensor([True])).centerness * self.factor
-        score_map[0, 0, 2, 2] = self.distractor
-        return box[:, None].expand(1, 33 * 33, 4), score_map.flatten(1)
-
-
-@dataclass
 class Run:
     """A tracker over a perfect detector, and how often it descended on which samples."""
 
-    tracker: OnlineTracker
+    tracker: PerfectTracker
     detector: PerfectDetector
     descents: list[tuple[int, int, tuple[str, ...]]] = field(default_factory=list)
     """Steps, samples and branches of each gradient descent."""
     labels: list[Any] = field(default_factory=list)
     """What each of them learned."""
+    descended_from: list[Weights] = field(default_factory=list)
+    """Where each of them began."""
+    descended_to: list[Weights] = field(default_factory=list)
+    """Where each of them ended."""
+    detected_with: list[Weights] = field(default_factory=list)
+    """The weights of each detection."""
+    crops: list[ndarray] = field(default_factory=list)
+    """The images of each call for features, RGB."""
 
     def follow(self, true_box: ndarray, image: ndarray | None = None) -> Any:
         self.detector.true_box = true_box
-        prediction = self.tracker.follow(noise(0) if image is None else image)
-        self.detector.last_box = prediction.box
-        return prediction
+        return self.tracker.follow(noise(0) if image is None else image)
 
 
 BOX = np.array([100.0, 80.0, 140.0, 130.0])
@@ -95,24 +52,37 @@ BOX = np.array([100.0, 80.0, 140.0, 130.0])
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
-    detector = PerfectDetector()
-    monkeypatch.setattr("meta_train.learner.build_detector", lambda config: detector)
+    adapt, outputs, features = Learner.adapt, Learner.outputs, Learner.features
 
     def begin(box: ndarray = BOX, **settings: Any) -> Run:
-        run = Run(OnlineTracker(small_learner(), TrackerConfig(**settings)), detector)
-        adapt = Learner.adapt
+        detector.factor, detector.distractor = 1.0, 0.0
+        run = Run(PerfectTracker(detector, TrackerConfig(**settings)), detector)
 
-        def spy(learner: Learner, weights: Any, features: Any, labels: Any, *, num_steps: int):  # type: ignore[no-untyped-def]
+        def spy_adapt(
+            learner: Learner, weights: Weights, inputs: Any, labels: Any, *, num_steps: int
+        ) -> Weights:
             run.labels.append(labels)
-            run.descents.append((num_steps, len(labels.inside), tuple(features)))
-            return adapt(learner, weights, features, labels, num_steps=num_steps)
+            run.descents.append((num_steps, len(labels.inside), tuple(inputs)))
+            run.descended_from.append(weights)
+            run.descended_to.append(adapt(learner, weights, inputs, labels, num_steps=num_steps))
+            return run.descended_to[-1]
 
-        monkeypatch.setattr(Learner, "adapt", spy)
-        detector.true_box = detector.last_box = box
+        def spy_outputs(learner: Learner, weights: Weights, inputs: Any) -> Any:
+            run.detected_with.append(weights)
+            return outputs(learner, weights, inputs)
+
+        def spy_features(learner: Learner, images: torch.Tensor) -> Any:
+            run.crops.append(images.permute(0, 2, 3, 1).numpy())
+            return features(learner, images)
+
+        monkeypatch.setattr(Learner, "adapt", spy_adapt)
+        monkeypatch.setattr(Learner, "outputs", spy_outputs)
+        monkeypatch.setattr(Learner, "features", spy_features)
         run.tracker.start(noise(0), box)
         return run
 
-    yield begin
+    with perfect_detectors() as detector:
+        yield begin
 
 
 def test_perfect_detector_follows_a_moving_growing_target(start: Callable[..., Run]) -> None:
@@ -141,8 +111,34 @@ def test_first_frame_takes_five_steps_on_three_zooms(start: Callable[..., Run]) 
         assert torch.equal(inside, true.inside[0].float())
 
 
+def test_search_regions_are_about_the_last_box(start: Callable[..., Run]) -> None:
+    """Lines 1, 2 and 5: SR(I_1, B_1), zoomed three ways, then SR(I_i, B_{i-1})."""
+    run = start()
+    window = search_window(BOX)
+    expected, _ = zooms(cut(noise(0), window), window.to_crop(BOX))
+    np.testing.assert_array_equal(run.crops[0], expected)
+    last = run.follow(BOX + 7.0, noise(1)).box
+    np.testing.assert_array_equal(run.crops[1][0], cut(noise(1), search_window(BOX)))
+    run.follow(BOX + 7.0, noise(2))
+    np.testing.assert_array_equal(run.crops[2][0], cut(noise(2), search_window(last)))
+
+
+def test_each_descent_goes_on_from_the_last_and_is_detected_with(start: Callable[..., Run]) -> None:
+    """Lines 3, 5 and 15: theta <- GD(theta, D^s), from theta_0 on the first frame."""
+    run = start(update_interval_frames=2)
+    theta_0 = run.tracker.online._learner.weights
+    for _ in range(4):  # frames 2 to 5: updates after 2 and 4
+        run.follow(BOX)
+    first, second, third = run.descended_to
+    for found, expected in zip(run.descended_from, (theta_0, first, second), strict=True):
+        assert found is expected
+    for found, expected in zip(run.detected_with, (first, second, second, third), strict=True):
+        assert found is expected
+    assert not torch.equal(first["cls.head.output.bias"], theta_0["cls.head.output.bias"])
+
+
 def test_lost_target_keeps_the_box_and_skips_a_due_update(start: Callable[..., Run]) -> None:
-    """Lines 6-8: nothing of lines 10-16 happens, not even an update."""
+    """Lines 6-8: nothing of lines 10-16 happens, not even an update, and no sample is taken."""
     run = start(update_interval_frames=2, distractor_ratio=0.0)
     run.detector.factor = 0.09
     prediction = run.follow(BOX + 5.0)
@@ -150,6 +146,10 @@ def test_lost_target_keeps_the_box_and_skips_a_due_update(start: Callable[..., R
     assert prediction.score < 0.1
     np.testing.assert_array_equal(prediction.box, BOX)
     assert len(run.descents) == 1
+    run.detector.factor = 1.0
+    run.follow(BOX)
+    run.follow(BOX)
+    assert run.descents[1][1] == 3 + 2
 
 
 def test_one_score_at_the_threshold_is_enough(start: Callable[..., Run]) -> None:
@@ -158,6 +158,30 @@ def test_one_score_at_the_threshold_is_enough(start: Callable[..., Run]) -> None
     run.detector.factor = 0.0
     run.detector.distractor = 0.1
     assert not run.follow(BOX).lost
+
+
+def test_prior_prefers_the_middle(start: Callable[..., Run]) -> None:
+    """Line 10: a cell near the border needs a far better score."""
+    run = start(box=BOX)
+    run.detector.factor, run.detector.distractor = 0.6, 0.9
+    np.testing.assert_allclose(run.follow(BOX).box, BOX, atol=1e-5)
+    run = start(box=BOX, window_weight=0.0)
+    run.detector.factor, run.detector.distractor = 0.6, 0.9
+    assert abs(run.follow(BOX).box - BOX).max() > 20
+
+
+@pytest.mark.parametrize(
+    "growth", [np.array([2.0, 2.0]), np.array([1.6, 0.5])], ids=["scale", "aspect"]
+)
+def test_penalty_prefers_the_last_shape(start: Callable[..., Run], growth: ndarray) -> None:
+    """Lines 10-11: of two candidates of almost the same score the one of the last shape wins."""
+    cxcywh = xyxy_to_cxcywh(BOX)
+    changed = cxcywh_to_xyxy(np.concatenate([cxcywh[:2], cxcywh[2:] * growth]))
+    for strength, is_kept in ((0.2, True), (0.0, False)):
+        run = start(window_weight=0.0, shape_rate=1.0, penalty_strength=strength)
+        run.detector.distractor = 0.9  # in a box of the last size
+        size = np.diff(run.follow(changed).box.reshape(2, 2), axis=0)[0]
+        np.testing.assert_allclose(size, cxcywh[2:] * (1 if is_kept else growth), atol=1e-4)
 
 
 def test_size_is_smoothed_and_the_centre_is_not(start: Callable[..., Run]) -> None:
@@ -186,6 +210,34 @@ def test_good_results_enter_the_support_set(start: Callable[..., Run]) -> None:
     assert run.descents[1:] == [(1, 5, ("cls", "reg"))]
 
 
+def test_sample_is_labelled_with_the_result_in_its_own_search_region(
+    start: Callable[..., Run],
+) -> None:
+    """Line 13: the box of lines 11-12, in the crop in which it was found."""
+    run = start(update_interval_frames=2)
+    found = run.follow(BOX + np.array([9.0, -6.0, 17.0, -1.0])).box
+    in_crop = search_window(BOX).to_crop(found)
+    expected = run.detector.label(torch.tensor(in_crop[None]), torch.tensor([True]))
+    torch.testing.assert_close(run.labels[1].centerness[3], expected.centerness[0].float())
+
+
+def test_cached_features_are_those_of_the_images(start: Callable[..., Run]) -> None:
+    """Line 15 sees what it would see had the network run over all images again."""
+    run = start(update_interval_frames=4)
+    for number in range(1, 4):
+        run.follow(BOX, noise(number))
+    online = run.tracker.online
+    assert online._support is not None
+    cached, _ = online._support.samples(BRANCHES)
+    images = torch.from_numpy(np.concatenate(run.crops)).permute(0, 3, 1, 2)
+    uncached = online._learner.features(images)
+    for branch in BRANCHES:
+        torch.testing.assert_close(cached[branch], uncached[branch])
+    adapted = online._learner.adapt(run.descended_to[0], uncached, run.labels[1], num_steps=1)
+    for name, weight in run.descended_to[1].items():
+        torch.testing.assert_close(adapted[name], weight)
+
+
 def test_update_every_ten_frames(start: Callable[..., Run]) -> None:
     """Lines 14-15: the first frame is number 1, so the first update comes on the ninth call."""
     run = start()
@@ -197,8 +249,8 @@ def test_update_every_ten_frames(start: Callable[..., Run]) -> None:
 
 
 def test_support_set_holds_thirty(start: Callable[..., Run]) -> None:
-    run = start()
-    for _ in range(39):
+    run = start(update_interval_frames=30)
+    for _ in range(29):
         run.follow(BOX)
     assert run.descents[-1] == (1, 30, ("cls", "reg"))
 
@@ -232,18 +284,6 @@ def test_updating_can_be_off_or_in_one_branch(start: Callable[..., Run]) -> None
     run = start(update_branches=("cls",), update_interval_frames=2)
     run.follow(BOX)
     assert run.descents[-1][2] == ("cls",)
-
-
-def test_prior_prefers_the_middle_and_the_penalty_the_same_shape() -> None:
-    """Lines 10-11, through a real network: switching them off changes the choice."""
-    boxes = []
-    for settings in ({}, {"window_weight": 0.0}):
-        tracker = OnlineTracker(
-            small_learner(), TrackerConfig(min_score=-10.0, shape_rate=1.0, **settings)
-        )
-        tracker.start(noise(1), BOX)
-        boxes.append(tracker.follow(noise(2)).box)
-    assert not np.allclose(boxes[0], boxes[1])
 
 
 def run_over_noise(tracker: OnlineTracker, seeds: range) -> ndarray:

@@ -7,6 +7,7 @@ LaSOT, from 0 in the others.
 """
 
 import hashlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +65,12 @@ def score_results(
             f"{whole.benchmark.title} is run with resets: results of other trackers can be read "
             "for benchmarks of one pass only"
         )
-    files = {track.name: find_files(folder, track) for track in whole.tracks}
+    names = whole.benchmark.sequences or tuple(map(sequence_name, whole.tracks))
+    targets = Counter(name.partition(".")[0].casefold() for name in names)
+    files = {
+        track.name: find_files(folder, track, is_only_target=targets[track.video.casefold()] == 1)
+        for track in whole.tracks
+    }
     missing = [sequence for sequence, found in files.items() if not found]
     if missing:
         raise IncompleteResultsError(
@@ -86,10 +92,11 @@ def _cut(whole: Selection, max_frames: int) -> Selection:
     return replace(whole, tracks=tracks, max_frames=max_frames)
 
 
-def find_files(folder: Path, track: Track) -> list[Path]:
+def find_files(folder: Path, track: Track, *, is_only_target: bool = False) -> list[Path]:
     """The result files of a sequence, one per repetition; none where there is none.
 
-    Upper and lower case are alike, and Jogging.1 may be called Jogging-1 or Jogging_1.
+    Upper and lower case are alike, and Jogging.1 may be called Jogging-1 or Jogging_1. Where the
+    benchmark has no other target of the video, Human4.2 may be called Human4, as got10k calls it.
 
     Raises:
         ResultError: the folder is missing, or two files could be the sequence's.
@@ -100,6 +107,8 @@ def find_files(folder: Path, track: Track) -> list[Path]:
     aliases = {name.casefold()}
     if track.target != "0":
         aliases |= {f"{track.video}{mark}{track.target}".casefold() for mark in "-_"}
+    if is_only_target:
+        aliases.add(track.video.casefold())
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     found = [
         [entry] for entry in entries if entry.suffix == ".txt" and entry.stem.casefold() in aliases

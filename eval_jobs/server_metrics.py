@@ -46,19 +46,19 @@ AO = Metric[FrameOverlaps](
     name="ao",
     unit="mean overlap of all frames",
     higher_is_better=True,
-    read=lambda frames: float(frames.overlaps.mean()),
+    read=lambda frames: _mean(frames.overlaps),
 )
 SR_50 = Metric[FrameOverlaps](
     name="sr_50",
     unit="share of frames with an overlap above 0.5",
     higher_is_better=True,
-    read=lambda frames: float((frames.overlaps > 0.5).mean()),
+    read=lambda frames: _mean(frames.overlaps > 0.5),
 )
 SR_75 = Metric[FrameOverlaps](
     name="sr_75",
     unit="share of frames with an overlap above 0.75",
     higher_is_better=True,
-    read=lambda frames: float((frames.overlaps > 0.75).mean()),
+    read=lambda frames: _mean(frames.overlaps > 0.75),
 )
 TRACKINGNET_AUC = Metric[TrackingNetCurves](
     name="auc",
@@ -159,6 +159,11 @@ def _cut_by_image(
     """
     corners = np.clip(boxes[:, :2], 0, image_size)
     return np.concatenate([corners, np.clip(boxes[:, 2:], 0, image_size - corners)], axis=1)
+
+
+def _mean(values: Float[ndarray, "counted"] | Bool[ndarray, "counted"]) -> float:
+    """Mean; NaN of nothing, as of a sequence of one frame, or one whose target is never visible."""
+    return float(values.mean()) if values.size else float("nan")
 
 
 def _area(curve: Float[ndarray, "21"]) -> float:

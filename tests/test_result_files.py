@@ -76,6 +76,16 @@ def test_second_targets_have_several_names(tmp_path: Path, name: str) -> None:
     assert find_files(tmp_path, track("Jogging", target="2")) == [path]
 
 
+def test_only_target_of_a_video_may_have_the_video_s_name(tmp_path: Path) -> None:
+    """got10k calls Human4.2 so; a file Jogging.txt could be of either target."""
+    human, jogging = track("Human4", target="2"), track("Jogging", target="1")
+    write(tmp_path / "Human4.txt", official())
+    write(tmp_path / "Jogging.txt", official())
+    assert score_results("theirs", tmp_path, selection(human)).values["auc"] > 0.9
+    with pytest.raises(IncompleteResultsError, match=r"1 have none: otb/Jogging\.1"):
+        score_results("theirs", tmp_path, selection(human, jogging))
+
+
 def test_scores_are_those_of_the_boxes(tmp_path: Path) -> None:
     moved = official() + np.array([3, 0, 0, 0])
     moved[2, 2] = np.nan  # repeats the row before, as OTB has it

@@ -94,3 +94,15 @@ def test_another_number_of_boxes_is_an_error_never_cut(count: int) -> None:
         trackingnet_curves(np.ones((count, 4)), truth)
     with pytest.raises(ValueError, match=f"got {count} boxes for 3 annotations"):
         got10k_overlaps(np.ones((count, 4)), truth, np.ones(3, dtype=bool), (9, 9))
+
+
+@pytest.mark.filterwarnings("error")
+def test_sequence_without_a_counted_frame_has_no_number_and_adds_none() -> None:
+    truth = np.tile(BOX, (2, 1))
+    visible = np.ones(2, dtype=bool)
+    single = got10k_overlaps(truth[:1], truth[:1], visible[:1], (100, 100))
+    unseen = got10k_overlaps(truth, truth, ~visible, (100, 100))
+    for nothing in (single, unseen):
+        assert np.isnan([AO.read(nothing), SR_50.read(nothing), SR_75.read(nothing)]).all()
+    whole = got10k_overlaps(truth, truth, visible, (100, 100))
+    assert AO.read(pool_overlaps([single, whole, unseen])) == 1.0

@@ -2,71 +2,25 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import ray
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_pipeline.ray_session import ray_session
-from data_pipeline.tracks import Track
 from eval_jobs.archives import write_archive
 from eval_jobs.benchmarks import Benchmark, IncompleteResultsError, Selection, select
-from eval_jobs.protocols import Trajectory, one_pass, same_result, supervised
+from eval_jobs.protocols import Trajectory, same_result
 from eval_jobs.results import ResultStore, file_name
-from eval_jobs.scores import TrackerScore, score_sequence, score_tracker
+from eval_jobs.scores import TrackerScore, score_tracker
+from eval_jobs.sequence_job import SequenceJob, run_job, sequence_metrics
 from eval_jobs.tracker_specs import OnlineSpec, TrackerSpec
-from meta_train.run_log import RunHandle, RunLog
+from meta_train.run_log import RunLog
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SequenceJob:
-    """What one task does: run one tracker over one sequence, keep the result, log its score.
-
-    Where a benchmark repeats its runs, a job is one repetition, which its store names.
-    """
-
-    spec: TrackerSpec
-    """Builds the tracker."""
-
-    store: ResultStore
-    """Takes the trajectory."""
-
-    benchmark: Benchmark
-    """Scores it."""
-
-    track: Track
-    """The sequence."""
-
-    run: RunHandle | None
-    """Where the score is logged."""
-
-    num_threads: int
-    """Threads of PyTorch and OpenCV in the task."""
-
-    @property
-    def title(self) -> str:
-        """How messages call it."""
-        title = f"{self.spec.name} on {self.track.name}"
-        if self.store.repetition is None:
-            return title
-        return f"{title}, repetition {self.store.repetition + 1}"
-
-    @property
-    def step(self) -> int:
-        """Under which step its score is logged: repetitions are the points of one metric."""
-        return self.store.repetition or 0
-
-    def repeated(self, repetition: int) -> "SequenceJob":
-        """The job of one repetition."""
-        return replace(self, store=replace(self.store, repetition=repetition))
 
 
 def evaluate(
@@ -84,85 +38,152 @@ def evaluate(
     max_retries: int = 2,
     own_settings: bool = False,
 ) -> list[TrackerScore]:
-    """Runs trackers over a benchmark on Ray and scores them; results that exist are not run again.
+    """Runs trackers over one benchmark and scores them: `evaluate_all` with one place.
 
-    Uses the Ray that the process is connected to, or starts a local one for as long as it takes.
+    Returns:
+        One score per spec, in their order.
+    """
+    (scores,) = evaluate_all(
+        specs,
+        [(benchmark, folder)],
+        output,
+        run_log=run_log,
+        partial=partial,
+        max_sequences=max_sequences,
+        max_frames=max_frames,
+        num_cpus_per_task=num_cpus_per_task,
+        num_gpus_per_task=num_gpus_per_task,
+        max_retries=max_retries,
+        own_settings=own_settings,
+    )
+    return scores
+
+
+def evaluate_all(
+    specs: Sequence[TrackerSpec],
+    places: Sequence[tuple[Benchmark, Path]],
+    output: Path,
+    *,
+    run_log: RunLog | None = None,
+    partial: bool = False,
+    max_sequences: int | None = None,
+    max_frames: int | None = None,
+    num_cpus_per_task: int = 1,
+    num_gpus_per_task: float = 0.0,
+    max_retries: int = 2,
+    own_settings: bool = False,
+) -> list[list[TrackerScore]]:
+    """Runs trackers over benchmarks on Ray, all at once, and scores them.
+
+    Results that exist are not run again, and benchmarks that share sequences share their runs. Uses
+    the Ray that the process is connected to, or starts a local one for as long as it takes.
 
     Args:
         specs: the trackers; names must differ.
-        benchmark: a row of `BENCHMARKS`.
-        folder: the benchmark's sequences.
+        places: rows of `BENCHMARKS`, each with the folder of its sequences.
         output: takes the result files; on a cluster, one that every node sees.
         run_log: the run to which each task logs its sequence's score.
         partial: accept missing sequences; the score says so.
-        max_sequences: run the first so many sequences only.
-        max_frames: run the first so many frames of each only.
+        max_sequences: run the first so many sequences of each benchmark only.
+        max_frames: run the first so many frames of each sequence only.
         num_cpus_per_task: also the number of threads of PyTorch and OpenCV in a task.
         num_gpus_per_task: may be a fraction.
         max_retries: how often a task is run again whose worker died.
-        own_settings: keep what the specs say where the benchmark's row asks for other constants.
+        own_settings: keep what the specs say where a benchmark's row asks for other constants.
 
     Returns:
-        One score per spec, in their order. Where a server has the ground truth, the score has no
-        values, and the archive for the server lies in the tracker's folder of ``output``.
+        For each place, one score per spec, in their order. Where a server has the ground truth, the
+        score has no values, and the archive for the server lies in the tracker's folder of
+        ``output``.
 
     Raises:
         IncompleteResultsError: sequences are missing, or tasks failed: it names each.
         ResultError: an existing result file is damaged.
         ArchiveError: a result is not fit for the benchmark's server.
-        DatasetError: the folder is not what its layout promises.
+        DatasetError: a folder is not what its layout promises.
     """
     names = [spec.name for spec in specs]
     if len(set(map(file_name, names))) != len(names):
         raise ValueError(f"trackers need different names, got {', '.join(names)}")
-    selection = select(
-        benchmark,
-        folder.absolute(),
-        partial=partial,
-        max_sequences=max_sequences,
-        max_frames=max_frames,
-    )
-    settled = [(spec, "") if own_settings else as_row_asks(spec, benchmark) for spec in specs]
-    stores = [
-        ResultStore(
-            folder=output.absolute(),
-            tracker=spec.name,
-            fingerprint=spec.fingerprint,
+    works = []
+    for benchmark, folder in places:
+        selection = select(
+            benchmark,
+            folder.absolute(),
+            partial=partial,
+            max_sequences=max_sequences,
             max_frames=max_frames,
         )
-        for spec, _ in settled
-    ]
-    by_spec = [
-        [
-            SequenceJob(
-                spec=spec,
-                store=store,
-                benchmark=benchmark,
-                track=track,
-                run=None if run_log is None else run_log.handle,
-                num_threads=num_cpus_per_task,
+        for given in specs:
+            spec, setting = (given, "") if own_settings else as_row_asks(given, benchmark)
+            store = ResultStore(
+                folder=output.absolute(),
+                tracker=spec.name,
+                fingerprint=spec.fingerprint,
+                max_frames=max_frames,
             )
-            for track in selection.tracks
-        ]
-        for (spec, _), store in zip(settled, stores, strict=True)
-    ]
-    jobs = [job for own in by_spec for job in own]
+            jobs = tuple(
+                SequenceJob(
+                    spec=spec,
+                    store=store,
+                    benchmarks=(benchmark,),
+                    track=track,
+                    run=None if run_log is None else run_log.handle,
+                    num_threads=num_cpus_per_task,
+                )
+                for track in selection.tracks
+            )
+            works.append(_Work(selection=selection, store=store, setting=setting, jobs=jobs))
+    all_jobs = _once_each(job for work in works for job in work.jobs)
     for due in (_first_runs, _further_runs):
-        runs = [run for job in jobs for run in due(job)]
+        runs = [run for job in all_jobs for run in due(job)]
         _run_missing(runs, run_log, num_cpus_per_task, num_gpus_per_task, max_retries)
-    scores = []
-    for (spec, setting), store, own in zip(settled, stores, by_spec, strict=True):
-        trajectories = [
-            [run.store.read_existing(run.track) for run in _first_runs(job) + _further_runs(job)]
-            for job in own
-        ]
-        score = score_tracker(
-            spec.name, store.fingerprint, selection, trajectories, setting=setting
-        )
-        log.info("%s on %s: %s (%s)", spec.name, benchmark.title, score.values, score.label)
-        scores.append(score)
-        _archive(selection, store, [own_runs[0] for own_runs in trajectories])
-    return scores
+    scores = [_score(work) for work in works]
+    each = len(specs)
+    return [scores[place * each : (place + 1) * each] for place in range(len(places))]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Work:
+    """One tracker on one benchmark."""
+
+    selection: Selection
+    """The benchmark's sequences."""
+
+    store: ResultStore
+    """Takes the tracker's trajectories."""
+
+    setting: str
+    """What the benchmark's row changed of the tracker's constants."""
+
+    jobs: tuple[SequenceJob, ...]
+    """One per sequence."""
+
+
+def _once_each(jobs: Iterable[SequenceJob]) -> list[SequenceJob]:
+    """The jobs, those that would write the same result made one."""
+    by_result: dict[Path, SequenceJob] = {}
+    for job in jobs:
+        path = job.store.path(job.track)
+        same = by_result.get(path)
+        shared = () if same is None else same.benchmarks
+        by_result[path] = replace(job, benchmarks=tuple(dict.fromkeys(shared + job.benchmarks)))
+    return list(by_result.values())
+
+
+def _score(work: _Work) -> TrackerScore:
+    """The score from the result files, and the archive for the benchmark's server."""
+    trajectories = [
+        [run.store.read_existing(run.track) for run in _first_runs(job) + _further_runs(job)]
+        for job in work.jobs
+    ]
+    store, benchmark = work.store, work.selection.benchmark
+    score = score_tracker(
+        store.tracker, store.fingerprint, work.selection, trajectories, setting=work.setting
+    )
+    log.info("%s on %s: %s (%s)", store.tracker, benchmark.title, score.values, score.label)
+    _archive(work.selection, store, [own_runs[0] for own_runs in trajectories])
+    return score
 
 
 def _archive(selection: Selection, store: ResultStore, trajectories: Sequence[Trajectory]) -> None:
@@ -191,7 +212,7 @@ def as_row_asks(spec: TrackerSpec, benchmark: Benchmark) -> tuple[TrackerSpec, s
 
 def _first_runs(job: SequenceJob) -> list[SequenceJob]:
     """The run over a sequence, or the repetitions that show whether a tracker is deterministic."""
-    resets = job.benchmark.resets
+    resets = job.resets
     if resets is None:
         return [job]
     return [job.repeated(number) for number in range(resets.identical_repetitions)]
@@ -199,7 +220,7 @@ def _first_runs(job: SequenceJob) -> list[SequenceJob]:
 
 def _further_runs(job: SequenceJob) -> list[SequenceJob]:
     """The other repetitions; none where the first ones, which must be there, are identical."""
-    resets = job.benchmark.resets
+    resets = job.resets
     if resets is None:
         return []
     if same_result([run.store.read_existing(run.track) for run in _first_runs(job)]):
@@ -208,34 +229,6 @@ def _further_runs(job: SequenceJob) -> list[SequenceJob]:
         job.repeated(number)
         for number in range(resets.identical_repetitions, resets.num_repetitions)
     ]
-
-
-def run_job(job: SequenceJob) -> None:
-    """Tracks one sequence, keeps the trajectory and logs its score."""
-    torch.set_num_threads(job.num_threads)
-    cv2.setNumThreads(job.num_threads)
-    tracker, resets = job.spec.build(), job.benchmark.resets
-    if resets is None:
-        trajectory = one_pass(tracker, job.track)
-    else:
-        trajectory = supervised(tracker, job.track, resets)
-    job.store.write(job.track, trajectory)
-    if job.run is not None:
-        _attached(job.run).log_metrics(_sequence_metrics(job, trajectory), step=job.step)
-
-
-def _sequence_metrics(job: SequenceJob, trajectory: Trajectory) -> dict[str, float]:
-    """A sequence's score under the names that it has in MLflow."""
-    score = score_sequence(job.benchmark, job.track, trajectory)
-    limit = "" if job.store.max_frames is None else f"-first{job.store.max_frames}"
-    prefix = f"{job.benchmark.name}{limit}_sequences/{file_name(job.spec.name)}/{score.sequence}"
-    return {f"{prefix}/{name}": value for name, value in score.values.items()}
-
-
-@lru_cache(maxsize=1)
-def _attached(handle: RunHandle) -> RunLog:
-    """The run, opened once per worker process."""
-    return RunLog.attach(handle)
 
 
 def _run_missing(
@@ -257,7 +250,7 @@ def _run_missing(
         if trajectory is None:
             missing.append(job)
         elif run_log is not None:
-            existing[job.step].update(_sequence_metrics(job, trajectory))
+            existing[job.step].update(sequence_metrics(job, trajectory))
     if run_log is not None:
         for step, values in existing.items():
             run_log.log_metrics(values, step=step)

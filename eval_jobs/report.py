@@ -25,7 +25,7 @@ def table_rows(scores: Sequence[TrackerScore]) -> list[Row]:
     """One row per score: tracker, benchmark, its protocol and coverage, the metrics, the speed."""
     return [
         {"tracker": score.tracker, "benchmark": score.selection.benchmark.title}
-        | {name: round(value, 4) for name, value in score.values.items()}
+        | {name: table_number(value) for name, value in score.values.items()}
         | {"fps": _speed(score.fps), "protocol": score.label}
         for score in scores
     ]
@@ -54,7 +54,7 @@ def sequence_rows(scores: Sequence[TrackerScore]) -> list[Row]:
     attributes = _sequence_attributes(scores)
     return [
         {"tracker": score.tracker, "sequence": each.sequence, "frames": each.num_frames}
-        | {name: round(value, 4) for name, value in each.values.items()}
+        | {name: table_number(value) for name, value in each.values.items()}
         | {"lost_frames": each.num_lost, "fps": _speed(each.fps)}
         | {"attributes": attributes[each.sequence]}
         for score in scores
@@ -78,7 +78,7 @@ def attribute_rows(scores: Sequence[TrackerScore]) -> list[Row]:
             "sequences": each.num_sequences,
         }
         | {
-            f"{tracker}: {metric}": round(of_tracker[index].values[metric], 4)
+            f"{tracker}: {metric}": table_number(of_tracker[index].values[metric])
             for tracker, of_tracker in by_tracker.items()
         }
         for index, each in enumerate(by_tracker[scores[0].tracker])
@@ -110,9 +110,10 @@ def csv_table(rows: Sequence[Row]) -> str:
 
 def report_text(scores: Sequence[TrackerScore]) -> str:
     """Everything that a script prints of the scores on one benchmark, the summary last."""
+    coverage = scores[0].selection.coverage
     tables = {
-        "Sequences, worst first": sequence_rows(scores),
-        "By attribute": attribute_rows(scores),
+        f"{coverage}, worst first": sequence_rows(scores),
+        f"By attribute, over {coverage}": attribute_rows(scores),
         "Beside the paper's figures": paper_rows(scores),
         _benchmark(scores).title: table_rows(scores),
     }
@@ -196,12 +197,20 @@ def _sequence_attributes(scores: Sequence[TrackerScore]) -> dict[str, str]:
 
 
 def _worst_first(score: TrackerScore) -> list[SequenceScore]:
-    """A tracker's sequences by the first metric that a sequence has; as they are if none has."""
+    """A tracker's sequences by the first metric that a sequence has; as they are if none has.
+
+    Those of which it could not be measured come before all others.
+    """
     metric = next((each for each in score.selection.benchmark.metrics if each.per_sequence), None)
     if metric is None:
         return list(score.sequences)
-    name, reverse = metric.name, not metric.higher_is_better
-    return sorted(score.sequences, key=lambda each: each.values[name], reverse=reverse)
+    name, sign = metric.name, 1.0 if metric.higher_is_better else -1.0
+
+    def goodness(each: SequenceScore) -> float:
+        value = each.values[name]
+        return sign * value if math.isfinite(value) else -math.inf
+
+    return sorted(score.sequences, key=goodness)
 
 
 def _beside(
@@ -218,7 +227,7 @@ def _beside(
     assert named is not None
     row: Row = {"tracker": named.tracker}
     for name, is_given in metrics.items():
-        row[name] = None if ours is None else round(ours.values[name], 4)
+        row[name] = None if ours is None else table_number(ours.values[name])
         if is_given:
             row[f"paper: {name}"] = None if paper is None else paper.values.get(name)
     return row | {
@@ -229,8 +238,16 @@ def _beside(
     }
 
 
+def table_number(value: float) -> float | None:
+    """A number for a table, whose JSON knows no NaN; None where there was nothing to measure.
+
+    VOT has no accuracy of a run that always fails before its burn-in is over.
+    """
+    return round(value, 4) if math.isfinite(value) else None
+
+
 def _speed(fps: float) -> float | None:
-    """For a table, whose JSON knows no NaN; None where it was not measured."""
+    """Alike, of a speed."""
     return round(fps, 1) if math.isfinite(fps) else None
 
 

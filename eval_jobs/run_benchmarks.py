@@ -17,8 +17,9 @@ import tyro
 
 from data_pipeline.ray_session import default_address, ray_session
 from eval_jobs.benchmarks import find_benchmark, select
-from eval_jobs.jobs import evaluate
-from eval_jobs.report import log_scores, report_text
+from eval_jobs.jobs import evaluate_all
+from eval_jobs.paper_tables import paper_tables
+from eval_jobs.report import log_scores, report_text, text_table
 from eval_jobs.result_files import named_folder, score_results
 from eval_jobs.tracker import TrackerConfig
 from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, phase_specs
@@ -72,10 +73,10 @@ def main(
         raise SystemExit(f"one folder, or one for each of {len(rows)} benchmarks, expected")
     folders = folder * len(rows) if len(folder) == 1 else folder
     specs = _specs(checkpoints, phases, baselines, tracker, device)
-    theirs = [named_folder(text) for text in results]
-    if not specs and not theirs:
+    named = [named_folder(text) for text in results]
+    if not specs and not named:
         raise SystemExit("nothing to evaluate: give --checkpoints, --baselines or --results")
-    names = [spec.name for spec in specs] + [name for name, _ in theirs]
+    names = [spec.name for spec in specs] + [name for name, _ in named]
     if len(set(names)) != len(names):
         raise SystemExit(f"trackers need different names, got {', '.join(names)}")
     run_log = RunLog.start(
@@ -88,24 +89,31 @@ def main(
     status: Literal["FINISHED", "FAILED"] = "FAILED"
     reports = []
     try:
+        theirs = []
+        for row, place in zip(rows, folders, strict=True):
+            whole = select(row, place, partial=partial, max_sequences=max_sequences)
+            theirs.append([score_results(*each, whole, max_frames) for each in named])
         with ray_session(address or default_address()) if specs else nullcontext():
-            for row, place in zip(rows, folders, strict=True):
-                whole = select(row, place, partial=partial, max_sequences=max_sequences)
-                others = [score_results(*each, whole, max_frames) for each in theirs]
-                ours = evaluate(
-                    specs,
-                    row,
-                    place,
-                    output,
-                    run_log=run_log,
-                    partial=partial,
-                    max_sequences=max_sequences,
-                    max_frames=max_frames,
-                    num_cpus_per_task=num_cpus_per_task,
-                    num_gpus_per_task=num_gpus_per_task,
-                )
-                log_scores(run_log, ours + others)
-                reports.append(report_text(ours + others))
+            ours = evaluate_all(
+                specs,
+                list(zip(rows, folders, strict=True)),
+                output,
+                run_log=run_log,
+                partial=partial,
+                max_sequences=max_sequences,
+                max_frames=max_frames,
+                num_cpus_per_task=num_cpus_per_task,
+                num_gpus_per_task=num_gpus_per_task,
+            )
+        by_benchmark = [own + others for own, others in zip(ours, theirs, strict=True)]
+        for scores in by_benchmark:
+            log_scores(run_log, scores)
+            reports.append(report_text(scores))
+        tables = paper_tables([score for scores in by_benchmark for score in scores])
+        for name, table in tables.items():
+            run_log.log_table(table, f"tables/{name}.json")
+            if len(rows) > 1:
+                reports.append(text_table(table, name.replace("_", " ").capitalize()))
         status = "FINISHED"
     finally:
         run_log.finish(status)

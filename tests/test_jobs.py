@@ -1,7 +1,12 @@
 """`eval_jobs.jobs` on a local Ray, and the trackers' specs and scores without one."""
 
+import errno
 import json
-from dataclasses import replace
+import os
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,11 @@ import pytest
 import torch
 
 from eval_jobs.benchmarks import IncompleteResultsError, find_benchmark, select
-from eval_jobs.jobs import SequenceJob, evaluate, run_job
+from eval_jobs.jobs import evaluate, evaluate_all
 from eval_jobs.metrics import SUCCESS_THRESHOLDS
+from eval_jobs.opencv_tracker import StaticTracker
 from eval_jobs.results import ResultError, ResultStore
+from eval_jobs.sequence_job import SequenceJob, run_job, sequence_metrics
 from eval_jobs.tracker import OnlineTracker, TrackerConfig
 from eval_jobs.tracker_specs import OnlineSpec, OpenCvSpec, StaticSpec, phase_specs
 from meta_train.checkpoint import Checkpoint, CheckpointError, save
@@ -156,6 +163,133 @@ def test_task_that_dies_is_named_and_the_others_are_kept(
     assert not list((tmp_path / "results").rglob("long*.json"))
 
 
+def deadly(kind: str, folder: Path) -> StaticSpec:
+    """A static box that meets a fault on the fifth frame, in a class that workers can load.
+
+    ``killed`` dies each time, ``killed once`` only the first time, and under ``full disk`` the next
+    file cannot be written.
+    """
+
+    class Deadly(StaticTracker):
+        num_followed = 0
+
+        def follow(self, image: Any) -> Any:
+            self.num_followed += 1
+            if self.num_followed == 4:
+                fail()
+            return super().follow(image)
+
+    def fail() -> None:
+        marker = folder / "died"
+        if kind == "full disk":
+            fsync = os.fsync
+
+            def full(descriptor: int) -> None:
+                os.fsync = fsync
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            os.fsync = full
+        elif kind == "killed" or not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @dataclass(frozen=True, kw_only=True)
+    class DeadlySpec(StaticSpec):
+        def build(self) -> Any:
+            return Deadly()
+
+    return DeadlySpec()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("kind", "cause"), [("killed", "WorkerCrashedError"), ("full disk", "OSError.*No space left")]
+)
+def test_run_that_meets_a_fault_is_named_and_leaves_no_result(
+    ray_session: None, videos: Path, tmp_path: Path, kind: str, cause: str
+) -> None:
+    """Also where the worker dies again in each retry."""
+    with pytest.raises(IncompleteResultsError) as caught:
+        evaluate([deadly(kind, tmp_path)], VIDEOS, videos, tmp_path / "results", max_retries=1)
+    assert re.search(
+        rf"1 of 2 runs failed.*\n- Static box on got10k/long: {cause}", str(caught.value), re.DOTALL
+    )
+    assert [path.name.split("-")[0] for path in files_in(tmp_path / "results")] == ["short"]
+
+
+@pytest.mark.ray
+def test_run_whose_worker_died_is_made_again(
+    ray_session: None, videos: Path, tmp_path: Path
+) -> None:
+    spec = deadly("killed once", tmp_path)
+    (score,) = evaluate([spec], VIDEOS, videos, tmp_path / "results", max_retries=1)
+    assert (tmp_path / "died").exists()
+    assert [each.num_frames for each in score.sequences] == [4, 7]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Every file below a folder, hidden ones too."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_benchmarks_that_share_sequences_share_their_runs(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several trackers and benchmarks in one call, and one task for each result."""
+    short_only = replace(VIDEOS, name="short_only", title="Short", sequences=("short",))
+    due: list[SequenceJob] = []
+
+    def run_missing(jobs: Sequence[SequenceJob], *settings: Any) -> None:
+        due.extend(jobs)
+        for job in jobs:
+            run_job(job)
+
+    monkeypatch.setattr("eval_jobs.jobs._run_missing", run_missing)
+    places = [(VIDEOS, videos), (short_only, videos)]
+    specs = [StaticSpec(), StaticSpec(name="Twin")]
+    whole, part = evaluate_all(specs, places, tmp_path / "results", partial=True)
+    assert [(job.spec.name, job.track.video, len(job.benchmarks)) for job in due] == [
+        ("Static box", "short", 2),
+        ("Static box", "long", 1),
+        ("Twin", "short", 2),
+        ("Twin", "long", 1),
+    ]
+    for scores, titles in ((whole, ["short", "long"]), (part, ["short"])):
+        assert [score.tracker for score in scores] == ["Static box", "Twin"]
+        assert [each.sequence for each in scores[0].sequences] == titles
+    names = sequence_metrics(due[0], due[0].store.read_existing(due[0].track))
+    assert {name.split("/")[0] for name in names} == {
+        "got10k_layout_sequences",
+        "short_only_sequences",
+    }
+    assert evaluate_all([], places, tmp_path) == [[], []]
+
+
+def test_tasks_ask_for_what_was_given_and_the_longest_comes_first(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    submitted: list[str] = []
+
+    class Task:
+        def remote(self, job: SequenceJob) -> int:
+            submitted.append(job.track.video)
+            run_job(job)
+            return len(submitted)
+
+    def remote(**options: Any) -> Any:
+        asked.update(options)
+        return lambda function: Task()
+
+    monkeypatch.setattr("eval_jobs.jobs.ray.remote", remote)
+    monkeypatch.setattr("eval_jobs.jobs.ray.is_initialized", lambda: True)
+    monkeypatch.setattr("eval_jobs.jobs._gather", lambda running: [])
+    settings = {"num_cpus_per_task": 3, "num_gpus_per_task": 0.25, "max_retries": 5}
+    evaluate([StaticSpec()], VIDEOS, videos, tmp_path / "results", **settings)  # type: ignore[arg-type]
+    assert submitted == ["long", "short"]
+    assert (asked["num_cpus"], asked["num_gpus"], asked["max_retries"]) == (3, 0.25, 5)
+
+
 def test_corrupt_result_is_never_a_score(videos: Path, tmp_path: Path) -> None:
     evaluate_without_ray([StaticSpec()], videos, tmp_path / "results")
     scores = evaluate([StaticSpec()], VIDEOS, videos, tmp_path / "results")
@@ -179,7 +313,7 @@ def evaluate_without_ray(specs: list[Any], videos: Path, output: Path) -> None:
                 SequenceJob(
                     spec=spec,
                     store=store,
-                    benchmark=VIDEOS,
+                    benchmarks=(VIDEOS,),
                     track=track,
                     run=None,
                     num_threads=torch.get_num_threads(),

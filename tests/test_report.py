@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 
 from data_pipeline.tracks import Track
 from eval_jobs.benchmarks import Selection, find_benchmark
+from eval_jobs.paper_tables import paper_tables
 from eval_jobs.plots import attribute_figure, precision_figure, success_figure
 from eval_jobs.protocols import Trajectory
 from eval_jobs.report import (
@@ -213,3 +214,33 @@ def test_report_of_nothing_or_of_an_unknown_tracker_is_refused(tmp_path: Path) -
         log_scores(run_log, [])
     with pytest.raises(ValueError, match=r"primary must be one of \['ours'\], got 'theirs'"):
         log_scores(run_log, [score("ours", 0.0)], primary="theirs")
+
+
+def test_paper_s_tables_hold_our_rows_and_say_what_was_run() -> None:
+    tables = paper_tables([score("FCOS-MAML, after adaptation", 0.0, 100), score("mine", 1.0, 100)])
+    assert set(tables) == {f"paper_table_{number}" for number in (1, 2, 3, 4)}
+    rows = tables["paper_table_4"]
+    assert [row["from"] for row in rows] == ["paper"] * 25 + ["here"] * 2
+    assert next(row for row in rows if row["tracker"] == "SiamFC")["otb100/auc"] == 0.582
+    assert rows[-2]["otb100/auc"] == pytest.approx(0.9524)
+    assert rows[-2]["otb2013/auc"] is None
+    assert rows[-1]["protocol"] == "OTB-100: OPE, official OTB toolkit, 2 of 100 sequences"
+
+
+def test_every_table_of_text_says_how_much_was_run() -> None:
+    text = report_text([score("ours", 0.0, 100)])
+    for title in ("2 of 100 sequences, worst first", "By attribute, over 2 of 100 sequences"):
+        assert title in text
+
+
+def test_what_could_not_be_measured_is_empty_and_comes_first() -> None:
+    whole = score("ours", 0.0)
+    deer, fish = whole.sequences
+    unmeasured = dataclasses.replace(fish, values={"auc": float("nan"), "precision_20": 1.0})
+    found = dataclasses.replace(whole, sequences=(deer, unmeasured))
+    rows = sequence_rows([found])
+    assert [(row["sequence"], row["auc"] is None) for row in rows] == [
+        ("Fish", True),
+        ("Deer", False),
+    ]
+    assert "nan" not in text_table(rows)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,6 +157,23 @@ def test_full_disk_leaves_what_was_there(
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, "new")
+    assert path.read_text() == before
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_file_that_the_system_refuses_to_grow_leaves_what_was_there(store: ResultStore) -> None:
+    """As on a full disk, and for real: the kernel takes a part of the file and no more."""
+    path = store.write(track(), trajectory())
+    before = path.read_text()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            store.write(track(), trajectory())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
     assert path.read_text() == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 

@@ -15,10 +15,11 @@ from numpy import ndarray
 from eval_jobs import jobs
 from eval_jobs.archives import ArchiveError
 from eval_jobs.benchmarks import IncompleteResultsError, find_benchmark
-from eval_jobs.jobs import SequenceJob, evaluate, run_job
+from eval_jobs.jobs import evaluate
 from eval_jobs.opencv_tracker import StaticTracker
 from eval_jobs.results import ResultError
 from eval_jobs.scores import TrackerScore
+from eval_jobs.sequence_job import SequenceJob, run_job
 from eval_jobs.tracker import Prediction, TrackerConfig
 from eval_jobs.tracker_specs import OnlineSpec, StaticSpec
 

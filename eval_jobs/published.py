@@ -181,3 +181,22 @@ def published_scores(benchmark: str) -> list[PublishedScore]:
                     PublishedScore(tracker=tracker, table=table.number, values=values, fps=fps)
                 )
     return scores
+
+
+def published_figures(table: int, *trackers: str) -> dict[str, tuple[float, ...]]:
+    """What one row of a table says, by column; of several rows where it is open which one is meant.
+
+    >>> published_figures(3, "FCOS-MAML, no online updating")["fps"]
+    (85.0,)
+
+    Raises:
+        ValueError: the paper has no such table or row.
+    """
+    found = next((each for each in TABLES if each.number == table), None)
+    if found is None or not set(trackers) <= set(found.rows):
+        raise ValueError(f"the paper's Table {table} has no rows {trackers}")
+    rows = [found.rows[tracker] for tracker in trackers]
+    return {
+        column: tuple(figure for row in rows if (figure := row[index]) is not None)
+        for index, column in enumerate(found.columns)
+    }

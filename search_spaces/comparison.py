@@ -11,7 +11,8 @@ from urllib.parse import quote, urlsplit
 from matplotlib.figure import Figure
 
 from eval_jobs.report import Row
-from search_spaces.study import Measure, Study
+from search_spaces.measures import Measure, paper_columns
+from search_spaces.study import Study
 from search_spaces.trial_run import TrialResult
 
 LOCAL_MLFLOW_UI = "http://127.0.0.1:5000"
@@ -87,7 +88,10 @@ def differences(values: dict[str, list[float]]) -> list[Difference]:
 def table_rows(study: Study, results: Sequence[TrialResult]) -> list[Row]:
     """One row per cell: ours as mean +- standard deviation over seeds, the paper's, what failed."""
     columns = {measure.title: values_of(study, results, measure) for measure in study.measures}
-    published = list(dict.fromkeys(key for each in study.variants for key in each.published))
+    published = paper_columns(
+        (variant.published for variant in study.variants),
+        (variant.config.evaluation.benchmark for variant in study.variants),
+    )
     rows = []
     for cell in study.cells:
         variant = next(each for each in study.variants if each.cell == cell)
@@ -187,4 +191,4 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 
 def _figures(figures: Sequence[float]) -> str:
-    return " or ".join(f"{figure:.3f}" for figure in figures)
+    return " or ".join(f"{figure:.3f}" if figure < 1 else f"{figure:g}" for figure in figures)

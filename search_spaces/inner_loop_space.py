@@ -7,9 +7,9 @@ from typing import Literal
 from eval_jobs.pipeline import PipelineConfig
 from meta_train.gamma_schedule import GammaConfig
 from search_spaces.kernel_rates_cells import KLLR_BRANCHES
+from search_spaces.measures import LOSS_RATIO, benchmark_measures
 from search_spaces.search import Options, Search, Space
 from search_spaces.sequence_parts import TuningConfig
-from search_spaces.study import Measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +59,6 @@ Knob = Literal[
     "update_interval_frames",
 ]
 """Names of `SPACE`, for the command line."""
-
-MEASURES = (
-    Measure(name="tracking/auc", title="AUC", higher_is_better=True),
-    Measure(
-        name="val/query_loss_ratio", title="query loss, after / before", higher_is_better=False
-    ),
-)
-"""Of the finalists' table."""
 
 NUM_RUNGS = 3
 """Validations of a shortened quickstart, at which ASHA may stop it."""
@@ -136,7 +128,7 @@ def inner_loop_search(
         configure=configure,
         base=base,
         tuning=tuning,
-        measures=MEASURES,
+        measures=(*benchmark_measures(base.evaluation), LOSS_RATIO),
         num_trials=num_trials,
         num_finalists=num_finalists,
         seeds=seeds,

@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
+from eval_jobs.published import published_figures
 from meta_train.detectors.backbone import BRANCHES, Branch
-from search_spaces.study import Cell, Measure, Published, Study, grid
+from search_spaces.measures import SPEED, benchmark_measures
+from search_spaces.study import Cell, Study, grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,20 +24,10 @@ class OnlineUpdateChoice:
 _BRANCHES: dict[str, tuple[Branch, ...]] = {"cls": ("cls",), "both": BRANCHES}
 
 
-def _figures(otb: float, vot: float, trackingnet: float, lasot: float, fps: float) -> Published:
-    return {
-        "OTB-100 AUC": (otb,),
-        "VOT-18 EAO": (vot,),
-        "TrackingNet AUC": (trackingnet,),
-        "LaSOT AUC": (lasot,),
-        "FPS on a P100": (fps,),
-    }
-
-
 _PUBLISHED = {
-    "none": _figures(0.671, 0.341, 0.743, 0.511, 85.0),
-    "cls": _figures(0.690, 0.394, 0.747, 0.523, 58.0),
-    "both": _figures(0.704, 0.392, 0.757, 0.496, 42.0),
+    "none": published_figures(3, "FCOS-MAML, no online updating"),
+    "cls": published_figures(3, "FCOS-MAML, online updating of cls"),
+    "both": published_figures(3, "FCOS-MAML, online updating of cls and reg"),
 }
 
 CELLS = (
@@ -51,12 +43,6 @@ CELLS = (
     ),
 )
 """Table 3's rows, and other intervals (not in the paper)."""
-
-MEASURES = (
-    Measure(name="tracking/auc", title="AUC", higher_is_better=True),
-    Measure(name="tracking/fps", title="frames/s", higher_is_better=True),
-)
-"""Quality and speed."""
 
 
 def configure(choice: OnlineUpdateChoice, base: PipelineConfig) -> PipelineConfig:
@@ -94,6 +80,6 @@ def online_update_study(
         variants=grid(
             CELLS, configure, base, seeds[:1] if checkpoint else seeds, checkpoint=checkpoint
         ),
-        measures=MEASURES,
+        measures=(*benchmark_measures(base.evaluation), SPEED),
         own_settings=True,
     )

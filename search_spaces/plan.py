@@ -87,10 +87,10 @@ def tracking_seconds(trial: Trial) -> float:
     per_frame = dict.fromkeys(phases, cost.frame_seconds)
     if config.evaluation.tracker.update_interval_frames is not None and "online" in phases:
         per_frame["online"] = cost.updated_frame_seconds
-    seconds = sum(per_frame.values()) * sum(sequences.report.frames.values())
+    seconds = sum(per_frame.values()) * sequences.report.num_frames
     if trial.variant.constant_rates and sequences.tuning is not None:
-        frames = sum(sequences.tuning.frames.values())
-        seconds += len(trial.variant.constant_rates) * frames * per_frame[phases[0]]
+        tries = len(trial.variant.constant_rates) * sequences.tuning.num_frames
+        seconds += tries * per_frame[phases[0]]
     return seconds
 
 
@@ -154,14 +154,14 @@ def _state(trial: Trial, ended: set[str], otherwise: str) -> str:
 def _row(order: int, trial: Trial, seconds: float, state: str) -> Row:
     variant, sequences = trial.variant, trial.sequences
     outer = variant.config.train.outer_loop
-    tuning = 0 if sequences.tuning is None else sum(sequences.tuning.frames.values())
+    tuning = 0 if sequences.tuning is None else sequences.tuning.num_frames
     return {
         "order": order,
         "trial": trial.trial_id,
         **{name: str(value) for name, value in variant.params.items()},
         "seed": variant.seed,
         "pairs": 0 if variant.checkpoint else outer.num_iterations * outer.batch_pairs,
-        "frames": sum(sequences.report.frames.values()) * len(variant.config.evaluation.phases)
+        "frames": sequences.report.num_frames * len(variant.config.evaluation.phases)
         + tuning * len(variant.constant_rates),
         "CPU-minutes": f"{seconds / 60:.1f}",
         "state": state,

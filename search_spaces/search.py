@@ -15,8 +15,9 @@ from typing import Generic, Literal, TypeVar
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.tracker_specs import TRACKER_VERSION
 from meta_train.checkpoint import content_digest
+from search_spaces.measures import Measure
 from search_spaces.sequence_parts import TuningConfig
-from search_spaces.study import Cell, Measure, Study, grid
+from search_spaces.study import Cell, Study, grid
 from search_spaces.training import training_fingerprint
 
 Choice = TypeVar("Choice")

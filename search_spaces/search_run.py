@@ -138,7 +138,7 @@ def _seconds(search: Search[Any], tuning: SequenceSet, left: int, *, trained: bo
     config, cost = search.config({}), cost_of(search.base)
     is_updated = config.evaluation.phases[0] == "online"
     per_frame = cost.updated_frame_seconds if is_updated else cost.frame_seconds
-    tracking = sum(tuning.frames.values()) * per_frame
+    tracking = tuning.num_frames * per_frame
     if search.checkpoint:
         return left * tracking
     if trained:

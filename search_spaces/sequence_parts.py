@@ -64,6 +64,13 @@ class SequenceSet:
     """Digest of each sequence's boxes: mended ones make another question."""
 
     @property
+    def num_frames(self) -> int:
+        """Frames that a tracker runs that does the same each time: with resets, in repetitions."""
+        resets = self.benchmark.resets
+        repetitions = 1 if resets is None else resets.identical_repetitions
+        return repetitions * sum(self.frames.values())
+
+    @property
     def text(self) -> str:
         """Title, and the sequences by name."""
         return f"{self.benchmark.title}: {', '.join(self.frames)}"

@@ -16,19 +16,17 @@ from typing import Generic, TypeVar
 from data_pipeline.manifest import read_manifest
 from data_pipeline.readers.synthetic import fingerprint as synthetic_fingerprint
 from data_pipeline.shards import read_index
-from eval_jobs.benchmarks import find_benchmark, select
+from eval_jobs.benchmarks import select
 from eval_jobs.held_out import require_disjoint
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.tracker_specs import TRACKER_VERSION
 from meta_train.checkpoint import content_digest
 from meta_train.run_log import flatten_config
 from meta_train.train_config import fingerprint
+from search_spaces.measures import Measure, Published, require_reported
 from search_spaces.sequence_parts import StudySequences, TuningConfig, study_sequences
 
 Choice = TypeVar("Choice")
-
-Published = Mapping[str, tuple[float, ...]]
-"""Figures of the paper by column; several where the paper does not tell which one it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,7 @@ class Cell(Generic[Choice]):
     """What is varied: a dataclass, whose fields become parameters in MLflow."""
 
     published: Published = field(default_factory=dict)
-    """What the paper measured for it."""
+    """What the paper measured for it, on all of its benchmarks."""
 
     constant_rates: tuple[float, ...] = ()
     """Inner-loop rates to try while tracking, in place of the checkpoint's own: the one that is
@@ -74,20 +72,6 @@ class Variant:
     checkpoint: str = ""
     """Folder of a trained detector to take as it is; empty: the config's is trained, or found
     among the storage's finished runs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """One number by which cells are compared."""
-
-    name: str
-    """Among a trial's metrics: ``online/auc``, ``val/query_loss_ratio``."""
-
-    title: str
-    """How tables and plots write it."""
-
-    higher_is_better: bool
-    """Which way is better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +203,7 @@ def trials(study: Study) -> list[Trial]:
             `DatasetError`, `CheckpointError`, `IncompleteResultsError` and
             `ContaminatedTrainingError` are such, and say what to do.
     """
-    _require_reported(study)
+    require_reported(study.measures, [variant.config.evaluation for variant in study.variants])
     looked_at: dict[str, tuple[str, StudySequences]] = {}
     found = []
     for variant in study.variants:
@@ -240,26 +224,6 @@ def trials(study: Study) -> list[Trial]:
             )
         )
     return found
-
-
-def _require_reported(study: Study) -> None:
-    """Every measure must be one that trials of this study report."""
-    evaluations = [variant.config.evaluation for variant in study.variants]
-    phases = dict.fromkeys(phase for each in evaluations for phase in each.phases)
-    metrics = dict.fromkeys(
-        metric.name for each in evaluations for metric in find_benchmark(each.benchmark).metrics
-    )
-    known = [f"{phase}/{name}" for phase in ("tracking", *phases) for name in (*metrics, "fps")]
-    unknown = [
-        measure.name
-        for measure in study.measures
-        if measure.name not in known and not measure.name.startswith("val/")
-    ]
-    if unknown:
-        raise ValueError(
-            f"study {study.name!r} compares by {unknown}, which no trial reports; they report "
-            f"{', '.join(known)} and the validation's val/..."
-        )
 
 
 def study_id(study: Study, found: Sequence[Trial]) -> str:

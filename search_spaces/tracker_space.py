@@ -6,9 +6,9 @@ from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.tracker import TrackerConfig
+from search_spaces.measures import SPEED, benchmark_measures
 from search_spaces.search import Interval, Options, Search, Space
 from search_spaces.sequence_parts import TuningConfig
-from search_spaces.study import Measure
 
 _USUAL = TrackerConfig()
 
@@ -71,13 +71,6 @@ Knob = Literal[
 ]
 """Names of `SPACE`, for the command line."""
 
-MEASURES = (
-    Measure(name="tracking/auc", title="AUC", higher_is_better=True),
-    Measure(name="tracking/precision_20", title="precision at 20 px", higher_is_better=True),
-    Measure(name="tracking/fps", title="frames/s", higher_is_better=True),
-)
-"""Of the finalists' table."""
-
 
 def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
     """The base tracking with these constants; its training is the same for all choices."""
@@ -126,7 +119,7 @@ def tracker_search(
         configure=configure,
         base=base,
         tuning=tuning,
-        measures=MEASURES,
+        measures=(*benchmark_measures(base.evaluation), SPEED),
         checkpoint=checkpoint,
         num_trials=num_trials,
         num_finalists=num_finalists,

@@ -48,7 +48,7 @@ def test_only_the_fair_baseline_chooses_a_rate_and_not_by_what_is_reported() -> 
 
 
 def test_the_papers_figures_stand_in_columns_of_their_own() -> None:
-    otb = {cell.name: cell.published["OTB-100 AUC"] for cell in CELLS}
+    otb = {cell.name: cell.published["otb100/auc"] for cell in CELLS}
     assert otb == {
         "baseline_before": (0.460,),
         "baseline_after": (0.487,),
@@ -56,7 +56,7 @@ def test_the_papers_figures_stand_in_columns_of_their_own() -> None:
         "maml_before": (0.464,),
         "maml_after": (0.671,),
     }
-    assert CELLS[-1].published["TrackingNet AUC"] == (0.743,)
+    assert CELLS[-1].published["trackingnet/auc"] == (0.743,)
 
 
 def test_the_plan_promises_what_two_cores_can_do_in_ten_minutes() -> None:

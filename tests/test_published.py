@@ -3,7 +3,7 @@
 import pytest
 
 from eval_jobs.benchmarks import BENCHMARKS
-from eval_jobs.published import FPS, TABLES, PublishedTable, published_scores
+from eval_jobs.published import FPS, TABLES, PublishedTable, published_figures, published_scores
 
 
 def cell(table: int, tracker: str, column: str) -> float | None:
@@ -57,3 +57,13 @@ def test_a_tracker_has_one_row_on_a_benchmark(benchmark: str) -> None:
 def test_a_row_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ValueError, match="Table 9, mine: 1 entries expected, got 2"):
         PublishedTable(number=9, title="", columns=(FPS,), rows={"mine": (1.0, 2.0)})
+
+
+def test_rows_that_cannot_be_told_apart_give_a_figure_each() -> None:
+    middle = (
+        "FCOS-MAML, rates learned in one branch",
+        "FCOS-MAML, rates learned in the other branch",
+    )
+    assert published_figures(2, *middle)["otb100/auc"] == (0.661, 0.676)
+    with pytest.raises(ValueError, match="Table 2 has no rows"):
+        published_figures(2, "FCOS-MAML, after adaptation")

@@ -17,6 +17,7 @@ from meta_train.run_log import MlflowConfig
 from meta_train.train_config import TrainConfig
 from search_spaces import search_inner_loop, search_tracker, tune_search
 from search_spaces.inner_loop_space import SPACE, Knob, inner_loop_search, with_rungs
+from search_spaces.measures import Measure
 from search_spaces.plan import training_seconds
 from search_spaces.search import Interval, Options, Search, Space, all_choices
 from search_spaces.search_inner_loop import InnerLoopOptions
@@ -24,7 +25,7 @@ from search_spaces.search_ledger import OBJECTIVE, Ending, Ledger, Tried, finali
 from search_spaces.search_run import search_figure, search_plan, tried_rows, tuning_of
 from search_spaces.search_tracker import TrackerSearchOptions
 from search_spaces.sequence_parts import SequenceSet, TuningConfig
-from search_spaces.study import Measure, trials
+from search_spaces.study import trials
 from search_spaces.study_options import StudyOptions, base_config
 from search_spaces.tracker_space import SPACE as TRACKER_SPACE
 from search_spaces.tracker_space import tracker_search

@@ -23,8 +23,9 @@ from search_spaces.comparison import (
     values_of,
     verdicts,
 )
+from search_spaces.measures import Measure
 from search_spaces.plan import plan_text
-from search_spaces.study import Cell, Measure, Study, grid, study_id, trials
+from search_spaces.study import Cell, Study, grid, study_id, trials
 from search_spaces.study_run import report_text, run
 from search_spaces.trial_run import TrialResult
 from search_spaces.tune_trials import cause_of
@@ -43,7 +44,12 @@ def configure(choice: StepsChoice, base: PipelineConfig) -> PipelineConfig:
 
 
 def cell(name: str, num_steps: int, **published: tuple[float, ...]) -> Cell[StepsChoice]:
-    return Cell(name=name, choice=StepsChoice(num_steps=num_steps), published=published)
+    columns = {"otb": "otb100/auc", "vot": "vot2018/eao"}
+    return Cell(
+        name=name,
+        choice=StepsChoice(num_steps=num_steps),
+        published={columns[key]: figures for key, figures in published.items()},
+    )
 
 
 AUC = Measure(name="after/auc", title="AUC", higher_is_better=True)
@@ -150,12 +156,17 @@ def test_missing_data_is_found_before_any_trial(tmp_path: Path) -> None:
 
 
 def test_the_table_has_spread_published_columns_and_failures() -> None:
-    study = study_of(cell("one", 1, otb=(0.6, 0.7)), cell("four", 4, otb=(0.7,)), cell("nine", 9))
+    study = study_of(
+        cell("one", 1, otb=(0.6, 0.7), vot=(0.3,)), cell("four", 4, otb=(0.7,)), cell("nine", 9)
+    )
     results = results_of(study, [0.50, 0.70, "ValueError: broke", 0.60, 0.72, 0.9])
     rows = {row["cell"]: row for row in table_rows(study, results)}
     assert rows["one"]["AUC"] == "0.550 ± 0.071" and rows["one"]["seeds"] == "2 of 2"
-    assert rows["one"]["paper: otb"] == "0.600 or 0.700" and rows["four"]["paper: otb"] == "0.700"
-    assert rows["nine"]["AUC"] == "0.900" and rows["nine"]["paper: otb"] == ""
+    assert (
+        rows["one"]["paper: otb100/auc"] == "0.600 or 0.700"
+        and rows["four"]["paper: otb100/auc"] == "0.700"
+    )
+    assert rows["nine"]["AUC"] == "0.900" and rows["nine"]["paper: otb100/auc"] == ""
     assert rows["nine"]["seeds"] == "1 of 2"
     assert rows["nine"]["failed"] == "seed 0: ValueError"
     text = report_text(study, results)

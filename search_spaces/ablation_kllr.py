@@ -12,15 +12,14 @@ where it was stopped, and runs no finished trial again.
 import tyro
 
 from search_spaces.kernel_rates_cells import kernel_rates_study
-from search_spaces.study_options import StudyOptions, base_config
+from search_spaces.study_options import StudyOptions
 from search_spaces.study_script import plan_or_run
 
 
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(StudyOptions, description=__doc__)
-    study = kernel_rates_study(base_config(options), options.seeds, options.tuning)
-    plan_or_run(study, options)
+    plan_or_run(lambda base: kernel_rates_study(base, options.seeds, options.tuning), options)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ others. The same command goes on where it was stopped, and runs no finished tria
 import tyro
 
 from search_spaces.maml_cells import maml_study
-from search_spaces.study_options import StudyOptions, base_config
+from search_spaces.study_options import StudyOptions
 from search_spaces.study_script import plan_or_run
 
 DEFAULTS = StudyOptions(seeds=(0, 1, 2), short_pairs=800)
@@ -23,8 +23,7 @@ DEFAULTS = StudyOptions(seeds=(0, 1, 2), short_pairs=800)
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(StudyOptions, default=DEFAULTS, description=__doc__)
-    study = maml_study(base_config(options), options.seeds, options.tuning)
-    plan_or_run(study, options)
+    plan_or_run(lambda base: maml_study(base, options.seeds, options.tuning), options)
 
 
 if __name__ == "__main__":

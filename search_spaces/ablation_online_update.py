@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from search_spaces.online_update_cells import online_update_study
-from search_spaces.study_options import StudyOptions, base_config
+from search_spaces.study_options import StudyOptions
 from search_spaces.study_script import plan_or_run
 
 
@@ -34,9 +34,8 @@ class OnlineUpdateOptions:
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(OnlineUpdateOptions, description=__doc__)
-    base = base_config(options.study)
-    study = online_update_study(base, options.study.seeds, options.checkpoint)
-    plan_or_run(study, options.study)
+    seeds, checkpoint = options.study.seeds, options.checkpoint
+    plan_or_run(lambda base: online_update_study(base, seeds, checkpoint), options.study)
 
 
 if __name__ == "__main__":

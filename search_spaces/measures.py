@@ -89,9 +89,7 @@ def paper_columns(published: Iterable[Published], benchmarks: Iterable[str]) -> 
     >>> paper_columns([table], ["vot2018"]), paper_columns([table], ["synthetic"])
     (['vot2018/eao', 'fps'], ['otb100/auc', 'fps'])
     """
-    given, names = (
-        list(dict.fromkeys(column for each in published for column in each)),
-        [*benchmarks],
-    )
+    columns, names = (column for each in published for column in each), set(benchmarks)
+    given = list(dict.fromkeys(columns))
     own = [column for column in given if column.partition("/")[0] in names]
     return [column for column in given if column in (own or [FOR_THE_ORDER]) or column == FPS]

@@ -130,7 +130,10 @@ def cost_text(seconds: float, config: PipelineConfig) -> str:
     amount = f"about {seconds / 60:.0f} CPU-minutes ({seconds / 3600:.1f} CPU-hours), estimated"
     if scaling.use_gpu:
         devices += " and a GPU each"
-        amount += "; GPU-hours were not measured, at most as many where a GPU outruns a core"
+        amount = (
+            f"about {seconds / 3600:.1f} GPU-hours, if a GPU is no faster than the core on which "
+            "the costs were measured"
+        )
     return f"{amount}. A training takes {devices}."
 
 
@@ -155,6 +158,7 @@ def _row(order: int, trial: Trial, seconds: float, state: str) -> Row:
     variant, sequences = trial.variant, trial.sequences
     outer = variant.config.train.outer_loop
     tuning = 0 if sequences.tuning is None else sequences.tuning.num_frames
+    device = "GPU" if variant.config.train.scaling.use_gpu else "CPU"
     return {
         "order": order,
         "trial": trial.trial_id,
@@ -163,6 +167,6 @@ def _row(order: int, trial: Trial, seconds: float, state: str) -> Row:
         "pairs": 0 if variant.checkpoint else outer.num_iterations * outer.batch_pairs,
         "frames": sequences.report.num_frames * len(variant.config.evaluation.phases)
         + tuning * len(variant.constant_rates),
-        "CPU-minutes": f"{seconds / 60:.1f}",
+        f"{device}-minutes": f"{seconds / 60:.1f}",
         "state": state,
     }

@@ -25,7 +25,7 @@ Choice = TypeVar("Choice")
 Value = int | float | str | bool | None
 """What a knob can be set to."""
 
-MOST_CHECKED = 4096
+MOST_CHECKED = 512
 """So many combinations of a space are tried for validity before a search starts."""
 
 
@@ -201,7 +201,7 @@ class Search(Generic[Choice]):
         )
 
     def _require_valid(self) -> None:
-        """Every combination must make a valid config; of a large space, each knob alone."""
+        """Every combination must make a valid config; of a large space, every two knobs."""
         refused = []
         for values in _to_check(self.space):
             try:
@@ -217,14 +217,15 @@ class Search(Generic[Choice]):
 
 
 def _to_check(space: Space) -> Iterator[dict[str, Value]]:
-    """All combinations of values and ends of intervals; one knob at a time where they are many."""
+    """All combinations of values and ends of intervals; of two knobs each where they are many."""
     ends = {name: _ends(knob) for name, knob in space.items()}
     if math.prod(len(values) for values in ends.values()) <= MOST_CHECKED:
         for combination in itertools.product(*ends.values()):
             yield dict(zip(ends, combination, strict=True))
     else:
-        for name, values in ends.items():
-            yield from ({name: value} for value in values)
+        for pair in itertools.combinations(ends, min(2, len(ends))):
+            for values in itertools.product(*(ends[name] for name in pair)):
+                yield dict(zip(pair, values, strict=True))
 
 
 def _holds(knob: Options | Interval, value: Value) -> bool:

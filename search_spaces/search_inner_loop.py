@@ -16,6 +16,7 @@ from typing import Annotated, get_args
 
 import tyro
 
+from eval_jobs.pipeline import PipelineConfig
 from search_spaces.inner_loop_space import (
     NUM_RUNGS,
     InnerLoopChoice,
@@ -25,7 +26,7 @@ from search_spaces.inner_loop_space import (
 )
 from search_spaces.search import Search, SearchKind
 from search_spaces.sequence_parts import TuningConfig
-from search_spaces.study_options import StudyOptions, base_config
+from search_spaces.study_options import StudyOptions
 from search_spaces.study_script import plan_or_search
 
 
@@ -54,12 +55,13 @@ class InnerLoopOptions:
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(InnerLoopOptions, description=__doc__)
-    plan_or_search(search_of(options), options.kind, options.study, trained=False)
+    plan_or_search(
+        lambda base: search_of(options, base), options.kind, options.study, trained=False
+    )
 
 
-def search_of(options: InnerLoopOptions) -> Search[InnerLoopChoice]:
+def search_of(options: InnerLoopOptions, base: PipelineConfig) -> Search[InnerLoopChoice]:
     """The search that the options ask for."""
-    base = base_config(options.study)
     if options.study.is_quickstart:
         base = with_rungs(base, NUM_RUNGS)
     return inner_loop_search(

@@ -72,23 +72,33 @@ class Ledger:
         """Keeps what came of a choice, over what was known of it."""
         write_atomically(self.folder / f"{tried.trial_id}.json", json.dumps(asdict(tried)))
 
+    def find(self, trial_id: str) -> Tried | None:
+        """What is known of one choice; None where it was never tried.
+
+        Raises:
+            ValueError: its file is damaged; it names it.
+        """
+        path = self.folder / f"{trial_id}.json"
+        return _read(path) if path.is_file() else None
+
     def read(self) -> list[Tried]:
         """All that was tried, in the order in which it was last written down.
 
         Raises:
             ValueError: a file is damaged; it names it.
         """
-        found = []
         paths = sorted(self.folder.glob("*.json"), key=lambda path: (path.stat().st_mtime, path))
-        for path in paths:
-            try:
-                found.append(_TRIED.validate_json(path.read_bytes()))
-            except ValueError as error:
-                raise ValueError(
-                    f"{path}: not the record of a tried choice ({error}); delete it, and the "
-                    "choice is tried again"
-                ) from error
-        return found
+        return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> Tried:
+    try:
+        return _TRIED.validate_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: not the record of a tried choice ({error}); delete it, and the choice is "
+            "tried again"
+        ) from error
 
 
 def finalists(tried: Sequence[Tried], count: int) -> dict[str, Mapping[str, Value]]:

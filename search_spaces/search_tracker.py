@@ -19,8 +19,9 @@ from typing import Annotated, get_args
 
 import tyro
 
+from eval_jobs.pipeline import PipelineConfig
 from search_spaces.search import Search
-from search_spaces.study_options import StudyOptions, base_config
+from search_spaces.study_options import StudyOptions
 from search_spaces.study_script import plan_or_search
 from search_spaces.tracker_space import Knob, TrackerChoice, tracker_search
 
@@ -48,13 +49,13 @@ class TrackerSearchOptions:
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(TrackerSearchOptions, description=__doc__)
-    plan_or_search(search_of(options), "tpe", options.study, trained=True)
+    plan_or_search(lambda base: search_of(options, base), "tpe", options.study, trained=True)
 
 
-def search_of(options: TrackerSearchOptions) -> Search[TrackerChoice]:
+def search_of(options: TrackerSearchOptions, base: PipelineConfig) -> Search[TrackerChoice]:
     """The search that the options ask for."""
     return tracker_search(
-        base_config(options.study),
+        base,
         options.study.tuning,
         knobs=options.knobs,
         seed=options.study.seeds[0],

@@ -38,11 +38,12 @@ class StudyOptions:
     shards: str = ""
     """Folder of preprocessed crops; ``quickstart`` makes its own where this is not set."""
 
-    benchmark: str | None = None
-    """A row of BENCHMARKS; the preset's where not given."""
+    benchmark: tuple[str, ...] = ()
+    """Rows of BENCHMARKS; the preset's where none is given. An ablation makes a table for each, on
+    the same trainings."""
 
-    benchmark_folder: str = ""
-    """Its sequences; ``quickstart`` makes its own where this is not set."""
+    benchmark_folder: tuple[str, ...] = ()
+    """The sequences of each; ``quickstart`` makes its own where none is given."""
 
     partial: bool = False
     """Accept that sequences of the benchmark are missing; the table says so."""
@@ -58,6 +59,12 @@ class StudyOptions:
 
     iterations_per_epoch: int | None = None
     """Outer steps in an epoch; the preset's where not given."""
+
+    num_epochs: int | None = None
+    """Epochs; the preset's where not given, whose schedules shrink or stretch with them."""
+
+    validation_pairs: int | None = None
+    """Held-out pairs of a validation; the preset's where not given."""
 
     backbone_weights: str | None = None
     """``imagenet``, ``random`` or a file; the preset's where not given."""
@@ -90,12 +97,37 @@ class StudyOptions:
         return self.preset.startswith("quickstart")
 
 
+def each_benchmark(options: StudyOptions) -> list[StudyOptions]:
+    """The options once for each of their benchmarks.
+
+    Raises:
+        ValueError: not as many folders as benchmarks.
+    """
+    names, folders = options.benchmark, options.benchmark_folder
+    if len(names) < 2 and len(folders) < 2:
+        return [options]
+    if len(names) != len(folders):
+        raise ValueError(
+            f"a folder for each benchmark expected, got {len(names)} benchmarks "
+            f"({', '.join(names)}) and {len(folders)} folders ({', '.join(folders)})"
+        )
+    return [
+        replace(options, benchmark=(name,), benchmark_folder=(folder,))
+        for name, folder in zip(names, folders, strict=True)
+    ]
+
+
 def base_config(options: StudyOptions) -> PipelineConfig:
     """What all cells of a study share.
 
     Raises:
-        ValueError: the options make no valid config.
+        ValueError: the options make no valid config, or name several benchmarks.
     """
+    if len(options.benchmark) > 1 or len(options.benchmark_folder) > 1:
+        raise ValueError(
+            f"one benchmark expected here, got {', '.join(options.benchmark)} in "
+            f"{', '.join(options.benchmark_folder)}"
+        )
     base = PRESETS[options.preset][1]
     if options.is_quickstart and options.short_pairs:
         base = shortened(base, options.short_pairs)
@@ -130,7 +162,10 @@ def _training(train: TrainConfig, options: StudyOptions) -> TrainConfig:
     network = train.detector.network
     weights = options.backbone_weights or network.backbone.weights
     network = replace(network, backbone=replace(network.backbone, weights=weights))
-    iterations = options.iterations_per_epoch or train.outer_loop.iterations_per_epoch
+    validation = train.validation
+    if options.validation_pairs is not None:
+        batch = min(validation.batch_pairs, options.validation_pairs)
+        validation = replace(validation, num_pairs=options.validation_pairs, batch_pairs=batch)
     scaling = ScalingConfig(
         num_workers=options.num_workers,
         cpus_per_worker=options.cpus_per_worker,
@@ -138,22 +173,45 @@ def _training(train: TrainConfig, options: StudyOptions) -> TrainConfig:
         max_failures=train.scaling.max_failures,
         timeout_seconds=train.scaling.timeout_seconds,
     )
-    return replace(
+    train = replace(
         train,
         shards=options.shards or train.shards,
         detector=replace(train.detector, network=network),
-        outer_loop=replace(train.outer_loop, iterations_per_epoch=iterations),
+        validation=validation,
         scaling=scaling,
+    )
+    if options.num_epochs is not None:
+        train = with_epochs(train, options.num_epochs)
+    if options.iterations_per_epoch is not None:
+        outer = replace(train.outer_loop, iterations_per_epoch=options.iterations_per_epoch)
+        train = replace(train, outer_loop=outer)
+    return train
+
+
+def with_epochs(train: TrainConfig, num_epochs: int) -> TrainConfig:
+    """The training over so many epochs; second order and annealing keep their share of them.
+
+    Raises:
+        ValueError: not one epoch.
+    """
+    outer = train.outer_loop
+    factor = num_epochs / outer.num_epochs
+    second = round(outer.second_order_from_epoch * factor)
+    return replace(
+        train,
+        outer_loop=replace(outer, num_epochs=num_epochs, second_order_from_epoch=second),
+        gammas=replace(train.gammas, annealing_epochs=train.gammas.annealing_epochs * factor),
     )
 
 
 def _evaluation(evaluation: EvaluationConfig, options: StudyOptions) -> EvaluationConfig:
-    given = options.benchmark_folder != "" or options.benchmark is not None
-    own = None if given else evaluation.max_sequences  # a preset's limit is for its own sequences
+    (name,), (folder,) = options.benchmark or ("",), options.benchmark_folder or ("",)
+    # A preset's limit is for its own sequences.
+    own = None if name or folder else evaluation.max_sequences
     return replace(
         evaluation,
-        benchmark=options.benchmark or evaluation.benchmark,
-        folder=options.benchmark_folder,
+        benchmark=name or evaluation.benchmark,
+        folder=folder,
         partial=options.partial or evaluation.partial,
         max_sequences=options.max_sequences or own,
         max_frames=options.max_frames,

@@ -1,48 +1,69 @@
 """What every study's script does once it has its study or search: plan, run, print."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from data_pipeline.ray_session import ray_session
+from eval_jobs.pipeline import PipelineConfig
 from search_spaces.plan import plan_text
 from search_spaces.search import Search, SearchKind
 from search_spaces.search_run import run_whole_search, search_plan
 from search_spaces.study import Study
-from search_spaces.study_options import StudyOptions
+from search_spaces.study_options import StudyOptions, base_config, each_benchmark
 from search_spaces.study_run import run
 from search_spaces.tune_trials import DRIVER_RESOURCES
 
 
-def plan_or_run(study: Study, options: StudyOptions) -> None:
+def plan_or_run(study_of: Callable[[PipelineConfig], Study], options: StudyOptions) -> None:
     """Prints the plan, and unless that is all, runs the study and prints what came out.
 
+    With several benchmarks there is a study for each; they share their trainings.
+
     Args:
-        study: what to run.
-        options: whether only to plan, and where to run.
+        study_of: makes the study of a base config.
+        options: the base config, whether only to plan, and where to run.
+
+    Raises:
+        SystemExit: a choice, the data or a benchmark will not do; nothing was started.
     """
     log_to_terminal()
-    print(plan_text(study), flush=True)
+    with _clear_errors():
+        studies = [study_of(base_config(each)) for each in each_benchmark(options)]
+        for study in studies:
+            print(plan_text(study), flush=True)
     if options.plan:
         return
     with ray_session(options.address, DRIVER_RESOURCES):
-        result = run(study)
-    print(result.text)
-    print(f"compare in MLflow (mlflow ui)   {result.compare_url}")
+        for study in studies:
+            result = run(study)
+            print(result.text)
+            print(f"compare in MLflow (mlflow ui)   {result.compare_url}", flush=True)
 
 
 def plan_or_search(
-    search: Search[Any], kind: SearchKind, options: StudyOptions, *, trained: bool
+    search_of: Callable[[PipelineConfig], Search[Any]],
+    kind: SearchKind,
+    options: StudyOptions,
+    *,
+    trained: bool,
 ) -> None:
     """Prints the plan, and unless that is all, runs the search and prints what came out.
 
     Args:
-        search: what to search.
+        search_of: makes the search of a base config.
         kind: how.
-        options: whether only to plan, and where to run.
+        options: the base config, whether only to plan, and where to run.
         trained: all choices track with one detector.
+
+    Raises:
+        SystemExit: the space, a choice, the data or a benchmark will not do; nothing was started.
     """
     log_to_terminal()
-    print(search_plan(search, kind, trained=trained), flush=True)
+    with _clear_errors():
+        search = search_of(base_config(options))
+        print(search_plan(search, kind, trained=trained), flush=True)
     if options.plan:
         return
     with ray_session(options.address, DRIVER_RESOURCES):
@@ -52,6 +73,15 @@ def plan_or_search(
         f"compare in MLflow (mlflow ui)   tried: {result.compare_url}\n"
         f"                                finalists: {result.finals_url}"
     )
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """What is wrong with the command is said without a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def log_to_terminal() -> None:

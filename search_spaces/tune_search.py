@@ -9,13 +9,14 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ray.tune import Callback
 
 from meta_train.placement import cluster_nodes
-from meta_train.run_log import MlflowConfig, RunLog
+from meta_train.run_log import RunLog, RunStatus
 from search_spaces.search import Interval, Options, Search, SearchKind, Space, all_choices
 from search_spaces.search_ledger import OBJECTIVE, Ending, Ledger, Tried
 from search_spaces.search_trials import RUNG, run_tracking_trial, run_training_trial
@@ -190,15 +191,21 @@ def _try(
 
 
 class _Recorder(Callback):  # type: ignore[misc]
-    """Writes each trial into the ledger and, when it ended, into MLflow: one writer, the driver."""
+    """Writes each trial into the ledger and into MLflow: one writer, the driver."""
 
     def __init__(self, search: Search[Any], ledger: Ledger, last_rung: int) -> None:
         """Takes the search, its ledger, and what a whole trial reaches."""
         self._search, self._ledger, self._last_rung = search, ledger, last_rung
+        self._run_logs: dict[str, RunLog] = {}  # of the trials under way, by Tune's id
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Notes that it is under way."""
-        self._ledger.write(Tried(values=_values(trial), ending="started"))
+        """Notes that it is under way; unless it failed before, it keeps its run in MLflow."""
+        started = Tried(values=_values(trial), ending="started")
+        known = self._ledger.find(started.trial_id)
+        run_id = known.mlflow_run_id if known and known.ending != "failed" else ""
+        run_log = _open_run(self._search, started, run_id)
+        self._run_logs[trial.trial_id] = run_log
+        self._ledger.write(replace(started, mlflow_run_id=run_log.handle.run_id))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Notes what came of it."""
@@ -224,19 +231,20 @@ class _Recorder(Callback):  # type: ignore[misc]
             seconds=float((trial.last_result or {}).get("time_total_s", 0.0)),
             error=error,
         )
-        run_id = _log(self._search, tried)
-        self._ledger.write(
-            Tried(
-                values=tried.values,
-                ending=ending,
-                metrics=metrics,
-                seconds=tried.seconds,
-                error=error,
-                mlflow_run_id=run_id,
-            )
-        )
+        run_log = self._run_logs.pop(trial.trial_id, None) or _open_run(self._search, tried, "")
+        run_log.set_tags({"ending": ending})
+        run_log.log_metrics({key: value for key, value in metrics.items() if key != RUNG}, step=0)
+        run_log.finish(_STATUS[ending])
+        self._ledger.write(replace(tried, mlflow_run_id=run_log.handle.run_id))
         score = "no score" if tried.objective is None else f"{OBJECTIVE} {tried.objective:.3f}"
         logger.info("%s: %s %s %s", tried.values, ending, score, error)
+
+
+_STATUS: dict[Ending, RunStatus] = {
+    "finished": "FINISHED",
+    "stopped": "KILLED",
+    "failed": "FAILED",
+}
 
 
 def _values(trial: Any) -> dict[str, Any]:
@@ -253,15 +261,11 @@ def _numbers(result: dict[str, Any] | None) -> dict[str, float]:
     }
 
 
-def _log(search: Search[Any], tried: Tried) -> str:
-    """A trial's run in MLflow, and its id."""
-    mlflow: MlflowConfig = search.base.mlflow
+def _open_run(search: Search[Any], tried: Tried, run_id: str) -> RunLog:
+    """A trial's run in MLflow: a new one, or the one of this id continued."""
     name = f"{search.search_id}-{tried.trial_id}"
-    status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED"
-    if tried.ending != "finished":
-        status = "FAILED" if tried.ending == "failed" else "KILLED"
-    run_log = RunLog.start(
-        mlflow,
+    return RunLog.start(
+        search.base.mlflow,
         run_name=name,
         params=tried.values,
         tags={
@@ -271,7 +275,5 @@ def _log(search: Search[Any], tried: Tried) -> str:
             "seed": str(search.seeds[0]),
             "ending": tried.ending,
         },
+        run_id=run_id or None,
     )
-    run_log.log_metrics({key: value for key, value in tried.metrics.items() if key != RUNG}, step=0)
-    run_log.finish(status)
-    return run_log.handle.run_id

@@ -1,14 +1,17 @@
-"""Looks at MLflow's own pages in a real browser: the run list, a run, the page that compares runs.
+"""Looks at MLflow's own pages in a real browser: the run list, a run, a study's comparison, charts.
 
-python tests/browse_mlflow.py --runs 9498...,a34a... --output pages     # needs Chromium
+python tests/browse_mlflow.py --study ablation_kllr --output pages     # needs Chromium
+python tests/browse_mlflow.py --runs 9498...,a34a...
 
 Starts `mlflow ui` on the loopback, opens each page in headless Chromium, requires that it shows the
-names that it must (of runs, parameters, metrics), and leaves a picture of each to be looked at.
-Without --runs it takes the newest four finished runs of the experiment.
+names that it must (of runs, parameters, metrics), and leaves a picture of each to be looked at. Of
+a study it opens the page whose address the study printed. Without --study and --runs it takes the
+newest four finished runs of the experiment.
 """
 
 import argparse
 import contextlib
+import json
 import shutil
 import socket
 import subprocess
@@ -18,6 +21,8 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
 
 from meta_train.run_log import absolute_uri
 from meta_train.run_store import MlflowClient
@@ -42,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db")
     parser.add_argument("--experiment", default="tracking-maml")
+    parser.add_argument("--study", default="", help="its newest run's trials, by the study's name")
     parser.add_argument("--runs", default="", help="ids to compare, with commas between")
     parser.add_argument("--output", type=Path, default=Path("mlflow_pages"))
     arguments = parser.parse_args()
@@ -53,7 +59,12 @@ def main() -> None:
     experiment = client.get_experiment_by_name(arguments.experiment)
     if experiment is None:
         sys.exit(f"{uri}: no experiment {arguments.experiment!r}; train something first")
-    runs = arguments.runs.split(",") if arguments.runs else newest(client, experiment.experiment_id)
+    if arguments.study:
+        runs = study_runs(client, experiment.experiment_id, arguments.study)
+    elif arguments.runs:
+        runs = arguments.runs.split(",")
+    else:
+        runs = newest(client, experiment.experiment_id)
     arguments.output.mkdir(parents=True, exist_ok=True)
     with interface(uri) as home:
         for page in pages(client, home, experiment.experiment_id, runs):
@@ -64,6 +75,16 @@ def newest(client: MlflowClient, experiment_id: str) -> list[str]:
     """The newest four finished runs."""
     found = client.search_runs([experiment_id], "attributes.status = 'FINISHED'", max_results=4)
     return [run.info.run_id for run in found]
+
+
+def study_runs(client: MlflowClient, experiment_id: str, study: str) -> list[str]:
+    """The runs on the page whose address the newest run of a study holds."""
+    wanted = f"tags.study = '{study}' and tags.kind = 'study'"
+    found = client.search_runs([experiment_id], wanted, max_results=1)
+    if not found:
+        sys.exit(f"no study {study!r} in MLflow; run search_spaces/{study}.py first")
+    query = urlsplit(urlsplit(found[0].data.tags["compare_url"]).fragment).query
+    return list(json.loads(parse_qs(query)["runs"][0]))
 
 
 @contextlib.contextmanager
@@ -89,17 +110,33 @@ def interface(tracking_uri: str) -> Iterator[str]:
 
 
 def pages(client: MlflowClient, home: str, experiment: str, runs: Sequence[str]) -> Iterator[Page]:
-    """What is opened, and what must be seen there."""
-    names = tuple(client.get_run(run).info.run_name or "" for run in runs)
+    """What is opened, and what must be seen there: names of runs, parameters and metrics."""
+    found = [client.get_run(run) for run in runs]
+    names = tuple(run.info.run_name or "" for run in found)
+    knobs, metrics = varying_params(found), shared_metrics(found)
     base = f"{home}/#/experiments/{experiment}"
-    yield Page(name="runs", url=f"{base}/runs", expected=names)
-    charts = f"{base}/runs?compareRunsMode=CHART"
-    yield Page(name="charts", url=charts, expected=(*names, "Step"))
-    yield Page(name="run", url=f"{base}/runs/{runs[0]}", expected=(names[0], *RUN_SHOWS))
-    metrics = f"{base}/runs/{runs[0]}/model-metrics"
-    yield Page(name="metrics", url=metrics, expected=(names[0],))
+    only = "searchFilter=" + quote(f"attributes.run_name IN {json.dumps(names)}")
+    if len(names) == 1:
+        only = "searchFilter=" + quote(f"attributes.run_name = '{names[0]}'")
+    yield Page(name="runs", url=f"{base}/runs?{only}", expected=names)
+    charts = f"{base}/runs?{only}&compareRunsMode=CHART"
+    yield Page(name="charts", url=charts, expected=(*names, *metrics))
+    expected = (names[0], *RUN_SHOWS, *metrics, *knobs)
+    yield Page(name="run", url=f"{base}/runs/{runs[0]}", expected=expected)
     compare = compare_url(home, experiment, runs)
-    yield Page(name="compare", url=compare, expected=(*names, *RUN_SHOWS))
+    yield Page(name="compare", url=compare, expected=(*names, *RUN_SHOWS, *metrics, *knobs))
+
+
+def varying_params(runs: Sequence[Any]) -> tuple[str, ...]:
+    """Parameters that all runs have and in which they differ: what the study varies."""
+    shared = set.intersection(*(set(run.data.params) for run in runs))
+    return tuple(sorted(n for n in shared if len({run.data.params[n] for run in runs}) > 1))
+
+
+def shared_metrics(runs: Sequence[Any]) -> tuple[str, ...]:
+    """What all runs were judged by, under the same names."""
+    shared = set.intersection(*(set(run.data.metrics) for run in runs))
+    return tuple(sorted(name for name in shared if name.startswith(("tracking/", "val/query"))))
 
 
 def look(browser: str, page: Page, output: Path) -> None:

@@ -12,7 +12,14 @@ from eval_jobs.presets import PRESETS
 from search_spaces.kernel_rates_cells import CELLS, kernel_rates_study
 from search_spaces.plan import SLIM_NETWORK, plan_text, tracking_seconds
 from search_spaces.study import Study, trials
-from search_spaces.study_options import SHORT_PAIRS, Preset, StudyOptions, base_config
+from search_spaces.study_options import (
+    SHORT_PAIRS,
+    Preset,
+    StudyOptions,
+    base_config,
+    each_benchmark,
+)
+from search_spaces.study_script import plan_or_run
 from search_spaces.tune_trials import grouped
 
 ROOT = Path(__file__).parents[1]
@@ -95,8 +102,8 @@ def test_options_reach_the_config() -> None:
     options = StudyOptions(
         preset="small",
         shards="shards",
-        benchmark="otb100",
-        benchmark_folder="otb",
+        benchmark=("otb100",),
+        benchmark_folder=("otb",),
         iterations_per_epoch=7,
         cpus_per_worker=2,
         use_gpu=True,
@@ -110,9 +117,45 @@ def test_options_reach_the_config() -> None:
     assert base.evaluation.device == "cuda" and base.evaluation.max_sequences is None
 
 
+def test_a_short_try_on_real_data_keeps_the_schedules_shares() -> None:
+    usual = base_config(StudyOptions(preset="small", shards="shards")).train
+    options = StudyOptions(
+        preset="small", shards="shards", num_epochs=2, iterations_per_epoch=1, validation_pairs=4
+    )
+    short = base_config(options).train
+    assert short.outer_loop.num_iterations == 2 and usual.outer_loop.num_epochs == 4
+    assert short.outer_loop.second_order_from_epoch == 2  # never, as in the preset
+    assert short.gammas.annealing_epochs == usual.gammas.annealing_epochs / 2
+    assert (short.validation.num_pairs, short.validation.batch_pairs) == (4, 4)
+    with pytest.raises(ValueError, match="num_epochs must be at least 1, got 0"):
+        base_config(replace(options, num_epochs=0))
+
+
 def test_a_real_benchmark_is_not_cut_to_the_quickstarts_few_sequences() -> None:
-    options = StudyOptions(benchmark="otb100", benchmark_folder="otb")
+    options = StudyOptions(benchmark=("otb100",), benchmark_folder=("otb",))
     assert base_config(options).evaluation.max_sequences is None
+
+
+def test_each_benchmark_has_a_folder_and_a_study_on_the_same_trainings() -> None:
+    options = StudyOptions(benchmark=("otb100", "vot2018"), benchmark_folder=("otb", "vot"))
+    one, other = map(base_config, each_benchmark(options))
+    assert one.train == other.train
+    assert (one.evaluation.benchmark, one.evaluation.folder) == ("otb100", "otb")
+    assert (other.evaluation.benchmark, other.evaluation.folder) == ("vot2018", "vot")
+    with pytest.raises(ValueError, match=r"got 2 benchmarks .* and 1 folders \(otb\)"):
+        each_benchmark(replace(options, benchmark_folder=("otb",)))
+    with pytest.raises(ValueError, match="one benchmark expected here"):
+        base_config(options)
+
+
+def test_a_wrong_command_ends_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = StudyOptions(benchmark=("otb100",), benchmark_folder=("nowhere",))
+    with pytest.raises(SystemExit, match=r"error: .*nowhere") as ended:
+        plan_or_run(lambda base: kernel_rates_study(base, (0,), options.tuning), options)
+    assert "Traceback" not in str(ended.value) and list(tmp_path.iterdir()) == []
 
 
 def test_the_plan_promises_what_two_cores_can_do_in_ten_minutes() -> None:

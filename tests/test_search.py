@@ -211,9 +211,12 @@ def test_the_searches_end_in_ten_minutes_on_two_cores(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     inner = InnerLoopOptions()
-    text = search_plan(search_inner_loop.search_of(inner), inner.kind, trained=False)
+    text = search_plan(
+        search_inner_loop.search_of(inner, base_config(inner.study)), inner.kind, trained=False
+    )
     assert minutes_of(text) < 20
-    tracker = search_tracker.search_of(TrackerSearchOptions())
+    options = TrackerSearchOptions()
+    tracker = search_tracker.search_of(options, base_config(options.study))
     training = training_seconds(tracker.config({})) / 60  # the quickstart's, which comes first
     assert minutes_of(search_plan(tracker, "tpe", trained=True)) - training < 20
 
@@ -327,6 +330,7 @@ def test_a_search_tries_goes_on_and_survives_a_failure(
     again = run_search(replace(fake_search, num_trials=9), tuning, "tpe")
     by_id = {each.trial_id: each for each in again}
     assert len(again) == 9 and by_id[killed.trial_id].ending == "finished"
+    assert by_id[killed.trial_id].mlflow_run_id == killed.mlflow_run_id  # which goes on
     assert by_id[failed.trial_id].mlflow_run_id != failed.mlflow_run_id  # it was tried again
     kept = [each for each in found if each.trial_id not in (killed.trial_id, failed.trial_id)]
     assert all(by_id[each.trial_id] == each for each in kept)

@@ -206,6 +206,12 @@ def test_a_measure_that_no_trial_reports_is_an_error() -> None:
         values_of(study, results_of(study, [0.1, 0.2]), speed)
 
 
+def test_a_measure_that_no_trial_will_report_is_refused_before_any_starts() -> None:
+    study = replace(study_of(cell("one", 1)), measures=(replace(AUC, name="after/eao"),))
+    with pytest.raises(ValueError, match=r"by \['after/eao'\].*they report tracking/auc, "):
+        trials(study)
+
+
 def test_a_study_of_failures_still_has_a_table_and_a_plot() -> None:
     study = study_of(cell("one", 1))
     results = results_of(study, ["A: x", "B: y"])
@@ -235,6 +241,14 @@ def test_a_plan_lists_trials_and_costs_before_anything_runs(tmp_path: Path) -> N
     text = plan_text(study_of(cell("one", 1), cell("four", 4), base=base))
     assert "To run: 4 of 4 trials" in text and text.index("one-seed0") < text.index("one-seed1")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_on_gpus_counts_their_hours(tmp_path: Path) -> None:
+    scaling = ScalingConfig(num_workers=2, use_gpu=True)
+    base = replace(BASE, train=replace(BASE.train, scaling=scaling), storage=str(tmp_path))
+    text = plan_text(study_of(cell("one", 1), base=base))
+    assert "GPU-hours" in text and "GPU-minutes" in text and "CPU-" not in text
+    assert "2 x 2 CPUs and a GPU each" in text
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from meta_train.checkpoint import Checkpoint
 from meta_train.learner import initial_learner
 from meta_train.run_log import MlflowConfig
 from meta_train.train_config import TrainConfig
+from search_spaces import trial_run
 from search_spaces.comparison import comparison_figure, table_rows
 from search_spaces.measures import benchmark_measures
 from search_spaces.online_update_cells import online_update_study
@@ -25,7 +26,7 @@ from search_spaces.plan import plan_text
 from search_spaces.study import Study, trials
 from search_spaces.trial_run import StudySettings, finished, given_checkpoint, run_trial
 
-NUM_FRAMES = 8
+NUM_FRAMES = 5
 
 
 @pytest.fixture
@@ -48,6 +49,7 @@ def vot_study(tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.Monk
                 run_job(job)
 
     monkeypatch.setattr(jobs, "_run_missing", run_missing)
+    monkeypatch.setattr(trial_run, "log_scores", lambda *arguments: None)  # its plots take seconds
     learner = initial_learner(
         tiny_config.detector,
         tiny_config.rates,

@@ -31,7 +31,7 @@ from tiny_study import BASE
 from data_pipeline.ray_session import ray_session
 from meta_train.run_store import MlflowClient
 from search_spaces.inner_loop_space import inner_loop_search, with_rungs
-from search_spaces.maml_cells import maml_study
+from search_spaces.maml_cells import CELLS, maml_study
 from search_spaces.search_run import run_whole_search
 from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study_run import run
@@ -40,6 +40,7 @@ from search_spaces.tune_trials import DRIVER_RESOURCES
 
 NUM_SEEDS = 2
 NUM_CHOICES = 4
+NUM_TRIALS = {"study": NUM_SEEDS * len(CELLS), "search": NUM_CHOICES}
 LONGEST_RUN_SECONDS = 900
 Snapshot = dict[str, tuple[int, bytes]]
 
@@ -239,6 +240,7 @@ def compare(what: str, home: Path, num_kills: int, rng: random.Random) -> None:
     with started(what, whole) as process:
         finish(process, whole)
     count = num_ended(what, whole)
+    assert count == NUM_TRIALS[what], f"{count} ended:\n{(whole / 'log').read_text()[-4000:]}"
     print(f"{what}: {count} trials in {time.monotonic() - began:.0f} s", flush=True)
     (videos,) = (whole / "runs").glob("synthetic-*")
     shutil.copytree(videos, killed / "runs" / videos.name)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from data_pipeline.sampling import SamplingConfig
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from eval_jobs.presets import QUICKSTART_TRAINING
@@ -21,6 +22,7 @@ BASE = PipelineConfig(
         outer_loop=replace(
             QUICKSTART_TRAINING.outer_loop, num_epochs=1, iterations_per_epoch=6, batch_pairs=2
         ),
+        sampling=SamplingConfig(val_fraction=0.3),
         validation=ValidationConfig(num_pairs=2, batch_pairs=2),
         scaling=ScalingConfig(cpus_per_worker=1),
         checkpoint_every=2,

@@ -32,7 +32,7 @@ from search_spaces.tune_trials import DRIVER_RESOURCES, grouped
 
 SEEDS = (0, 1)
 NUM_QUEUED = 8
-LONGEST_STUDY_SECONDS = 1200.0
+STORE_BYTES = 200 * 2**20
 LOOK_EVERY_SECONDS = 0.25
 
 
@@ -107,10 +107,11 @@ def watch_study(cpus_of_nodes: list[int]) -> None:
             "num_cpus": cpus_of_nodes[0],
             "resources": DRIVER_RESOURCES,
             "include_dashboard": True,
+            "object_store_memory": STORE_BYTES,
         },
     )
     for cpus in cpus_of_nodes[1:]:
-        cluster.add_node(num_cpus=cpus)
+        cluster.add_node(num_cpus=cpus, object_store_memory=STORE_BYTES)
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
     try:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from data_pipeline.crop_tracks import CropConfig
 from data_pipeline.preprocess import write_shard
@@ -24,11 +25,14 @@ from data_pipeline.shards import (
     write_manifest,
 )
 from data_pipeline.synthetic_scenes import SyntheticConfig
+from meta_train.checkpoint import Checkpoint, save
 from meta_train.detectors.backbone import BackboneConfig
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.detectors.heads import HeadConfig
 from meta_train.detectors.network import NetworkConfig
 from meta_train.inner_loop import InnerLoopConfig
+from meta_train.kernel_rates import KernelRatesConfig
+from meta_train.learner import initial_learner
 from meta_train.train_config import (
     OuterLoopConfig,
     ScalingConfig,
@@ -45,16 +49,38 @@ TINY_VIDEOS = SyntheticConfig(
     max_target_px=36.0,
 )
 
+SLIM_DETECTOR = FcosConfig(
+    network=NetworkConfig(
+        backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
+    )
+)
+
+
+@pytest.fixture(scope="session")
+def slim_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest network, as it is before any training."""
+    learner = initial_learner(
+        SLIM_DETECTOR,
+        KernelRatesConfig(),
+        adapts="head",
+        generator=torch.Generator().manual_seed(0),
+    )
+    checkpoint = Checkpoint(
+        config=TrainConfig(detector=SLIM_DETECTOR),
+        weights=learner.weights,
+        rates=learner.rates,
+        optimizer={},
+        iteration=0,
+    )
+    return save(checkpoint, tmp_path_factory.mktemp("slim") / "best")
+
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_shards: str) -> TrainConfig:
     """Six outer steps of the smallest network, the last three in second order."""
-    slim = NetworkConfig(
-        backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
-    )
     return TrainConfig(
         shards=tiny_shards,
-        detector=FcosConfig(network=slim),
+        detector=SLIM_DETECTOR,
         inner_loop=InnerLoopConfig(num_steps=2),
         outer_loop=OuterLoopConfig(
             num_epochs=2,

@@ -20,6 +20,7 @@ SCRIPTS = (
     "data_pipeline/preprocess.py",
     "eval_jobs/run_benchmarks.py",
     "eval_jobs/track_video.py",
+    "eval_jobs/trax_tracker.py",
     "search_spaces/search_tracker.py",
 )
 

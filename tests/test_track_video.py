@@ -6,13 +6,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
@@ -31,14 +29,6 @@ from eval_jobs.recording import (
     recording,
 )
 from eval_jobs.tracker import Prediction
-from meta_train.checkpoint import Checkpoint, save
-from meta_train.detectors.backbone import BackboneConfig
-from meta_train.detectors.fcos import FcosConfig
-from meta_train.detectors.heads import HeadConfig
-from meta_train.detectors.network import NetworkConfig
-from meta_train.kernel_rates import KernelRatesConfig
-from meta_train.learner import initial_learner
-from meta_train.train_config import TrainConfig
 
 SCRIPT = Path(__file__).parents[1] / "eval_jobs" / "track_video.py"
 WIDTH, HEIGHT = 96, 72
@@ -70,25 +60,6 @@ def write_folder(folder: Path, count: int) -> Path:
     for number, image in enumerate(frames(count)):
         cv2.imwrite(str(folder / f"{number}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     return folder
-
-
-def write_checkpoint(folder: Path) -> Path:
-    small = FcosConfig(
-        network=NetworkConfig(
-            backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
-        )
-    )
-    learner = initial_learner(
-        small, KernelRatesConfig(), adapts="head", generator=torch.Generator().manual_seed(0)
-    )
-    checkpoint = Checkpoint(
-        config=replace(TrainConfig(), detector=small),
-        weights=learner.weights,
-        rates=learner.rates,
-        optimizer={},
-        iteration=0,
-    )
-    return save(checkpoint, folder)
 
 
 def source_of(images: Iterator[ndarray], count: int | None = None) -> FrameSource:
@@ -301,11 +272,11 @@ def test_wrong_outputs_are_refused() -> None:
 # --- the script
 
 
-def test_the_script_tracks_a_video(tmp_path: Path) -> None:
+def test_the_script_tracks_a_video(tmp_path: Path, slim_checkpoint: Path) -> None:
     write_video(tmp_path / "in.mp4", 6)
-    write_checkpoint(tmp_path / "best")
-    options = "--source in.mp4 --box 20 24 24 24 --checkpoint best --output out.mp4 --csv out.csv"
-    done = run(tmp_path, *options.split(), "--tracker.update-interval-frames", "2")
+    options = "--source in.mp4 --box 20 24 24 24 --output out.mp4 --csv out.csv"
+    own = ["--checkpoint", str(slim_checkpoint), "--tracker.update-interval-frames", "2"]
+    done = run(tmp_path, *options.split(), *own)
     assert done.returncode == 0, done.stderr
     assert "6 frames, lost on" in done.stdout
     assert "wrote out.mp4" in done.stdout

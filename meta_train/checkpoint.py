@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs
 import torch
 
+from data_pipeline.steady_storage import fetch_folder, is_full
 from data_pipeline.storage import open_folder
 from meta_train.detectors.backbone import Weights
 from meta_train.kernel_rates import Rates
@@ -59,29 +59,53 @@ def save(checkpoint: Checkpoint, folder: Path) -> Path:
     """Writes a checkpoint; the folder appears whole or not at all.
 
     One that is there already is replaced, and deleted only when the new one stands.
+
+    Raises:
+        CheckpointError: the disk is full.
+        OSError: it fails otherwise.
     """
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    state = {
-        "weights": checkpoint.weights,
-        "rates": checkpoint.rates,
-        "optimizer": checkpoint.optimizer,
-    }
-    torch.save(state, partial / _STATE)
-    (partial / _CONFIG).write_text(to_json(checkpoint.config))
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "iteration": checkpoint.iteration,
-        "sha256": {name: _digest(partial / name) for name in (_STATE, _CONFIG)},
-    }
-    (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    try:
+        _write(checkpoint, partial)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if is_full(error) or is_full(error.__context__ or error):
+            raise full_disk(folder) from error
+        raise
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def _write(checkpoint: Checkpoint, folder: Path) -> None:
+    """Writes the files of a checkpoint, the one that proves the others whole last."""
+    folder.mkdir(parents=True)
+    state = {
+        "weights": checkpoint.weights,
+        "rates": checkpoint.rates,
+        "optimizer": checkpoint.optimizer,
+    }
+    with (folder / _STATE).open("wb") as file:  # by its path, torch hides why a write fails
+        torch.save(state, file)
+    (folder / _CONFIG).write_text(to_json(checkpoint.config))
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "iteration": checkpoint.iteration,
+        "sha256": {name: _digest(folder / name) for name in (_STATE, _CONFIG)},
+    }
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def full_disk(folder: Path | str) -> CheckpointError:
+    """The error of a checkpoint that found no room."""
+    return CheckpointError(
+        f"{folder}: no space left for a checkpoint, and nothing of it was kept. Earlier "
+        "checkpoints are whole: free some space, and resume the run"
+    )
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
@@ -96,20 +120,10 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
     """
     if "://" in str(folder):
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as local:
-            filesystem, path = open_folder(str(folder))
-            pyarrow.fs.copy_files(path, local, source_filesystem=filesystem)
+            fetch_folder(*open_folder(str(folder)), local)
             return load(local, device)
     folder = Path(folder)
-    manifest = _manifest(folder)
-    for name, expected in manifest["sha256"].items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: missing; the checkpoint is not whole. Use another one.")
-        if _digest(path) != expected:
-            raise CheckpointError(
-                f"{path}: its content does not match the digest in {_MANIFEST}; it was cut "
-                "short or changed. Use another checkpoint."
-            )
+    iteration = require_whole(folder)
     try:
         config = from_json((folder / _CONFIG).read_bytes())
     except ValueError as error:
@@ -123,8 +137,27 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
         weights=state.weights,
         rates=state.rates,
         optimizer=state.optimizer,
-        iteration=manifest["iteration"],
+        iteration=iteration,
     )
+
+
+def require_whole(folder: Path) -> int:
+    """Checks every file of a checkpoint against its digest; gives its number of outer steps.
+
+    Raises:
+        CheckpointError: the folder is missing, cut short, changed, or of another format.
+    """
+    manifest = _manifest(folder)
+    for name, expected in manifest["sha256"].items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing; the checkpoint is not whole. Use another one.")
+        if _digest(path) != expected:
+            raise CheckpointError(
+                f"{path}: its content does not match the digest in {_MANIFEST}; it was cut "
+                "short or changed. Use another checkpoint."
+            )
+    return int(manifest["iteration"])
 
 
 def load_learner(folder: Path | str, device: torch.device | str = "cpu") -> Learner:

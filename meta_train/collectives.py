@@ -4,12 +4,15 @@ Without a process group every function is the identity, so one process runs the 
 """
 
 import hashlib
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from meta_train.detectors.backbone import Weights
+
+T = TypeVar("T")
 
 
 def sum_over_workers(tensors: list[Tensor]) -> list[Tensor]:
@@ -33,6 +36,15 @@ def broadcast_from_first(weights: Weights) -> Weights:
         name: part.view(weights[name].shape).clone()
         for name, part in zip(weights, parts, strict=True)
     }
+
+
+def choice_of_first(value: T) -> T:
+    """What the first worker passes, on every worker."""
+    if not _is_distributed():
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
 
 
 def require_equal(weights: Weights, iteration: int) -> None:

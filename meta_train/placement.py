@@ -1,6 +1,7 @@
 """Whether a Ray cluster can ever place a run's workers: without a look, it would wait for ever."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ def require_room(scaling: ScalingConfig) -> None:
     Raises:
         ValueError: it never can; the message says what was asked for and what there is.
     """
-    if runs_that_fit(cluster_nodes(), scaling) < 1:
+    least = scaling.min_workers or scaling.num_workers
+    if runs_that_fit(cluster_nodes(), replace(scaling, num_workers=least)) < 1:
         raise ValueError(
-            f"a run trains on {scaling.num_workers} workers with {scaling.cpus_per_worker} CPUs"
+            f"a run trains on {least} workers with {scaling.cpus_per_worker} CPUs"
             f"{' and a GPU' if scaling.use_gpu else ''} each, and the Ray cluster cannot place "
             f"them: its nodes have {_described(cluster_nodes())}. Ask for fewer workers or CPUs, "
             "or add nodes."

@@ -127,6 +127,14 @@ class ScalingConfig:
     num_workers: int = 1
     """Training processes; each takes an equal share of every batch."""
 
+    min_workers: int | None = None
+    """Elastic training: fewer workers, down to this number, while the cluster has no room for all,
+    and more again when it has. Off where None. Only numbers that divide the batch are used, so the
+    samples stay the same and the weights within rounding."""
+
+    resize_every_seconds: float = 60.0
+    """How often elastic training looks whether the cluster has grown."""
+
     use_gpu: bool = False
     """One GPU for each worker."""
 
@@ -135,7 +143,7 @@ class ScalingConfig:
 
     max_failures: int = 3
     """How often Ray restarts the workers from the last checkpoint before the run fails; -1: always.
-    """
+    A machine that is taken away with a notice to Ray does not count."""
 
     timeout_seconds: int = 600
     """Longest wait for another worker in a collective operation."""
@@ -145,6 +153,11 @@ class ScalingConfig:
             raise ValueError(
                 "a run needs at least one worker with at least one CPU, got "
                 f"num_workers={self.num_workers}, cpus_per_worker={self.cpus_per_worker}"
+            )
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(
+                f"min_workers must lie between 1 and num_workers ({self.num_workers}), "
+                f"got {self.min_workers}"
             )
         if self.max_failures < -1 or self.timeout_seconds < 1:
             raise ValueError(
@@ -200,11 +213,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         expect_no_secret(self.shards, "shards")
-        if self.outer_loop.batch_pairs % self.scaling.num_workers:
-            raise ValueError(
-                f"batch_pairs ({self.outer_loop.batch_pairs}) must be a multiple of num_workers "
-                f"({self.scaling.num_workers}), so that each worker takes the same share"
-            )
+        for name in ("num_workers", "min_workers"):
+            count = getattr(self.scaling, name)
+            if count is not None and self.outer_loop.batch_pairs % count:
+                raise ValueError(
+                    f"batch_pairs ({self.outer_loop.batch_pairs}) must be a multiple of {name} "
+                    f"({count}), so that each worker takes the same share"
+                )
         if self.seed < 0 or self.checkpoint_every < 1 or self.log_every < 1:
             raise ValueError(
                 "seed must not be negative, checkpoint_every and log_every at least 1, got "

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,14 @@ import torch
 from data_pipeline import ray_stream
 from data_pipeline.episodes import EpisodeBatch
 from data_pipeline.json_files import StoredFileError
-from data_pipeline.storage import atomic_output, open_folder
+from data_pipeline.steady_storage import steady
+from data_pipeline.storage import atomic_output, exists, open_folder
 from data_pipeline.stream import EpisodeStream
+from meta_train.checkpoint import CheckpointError
+from meta_train.collectives import choice_of_first
 from meta_train.placement import require_room, require_spare_cpu
+from meta_train.progress import Progress
+from meta_train.run_checkpoints import StoredCheckpoint, copy_whole, download, newest_whole, upload
 from meta_train.run_log import RunHandle, RunLog
 from meta_train.train_config import TrainConfig, from_json, resolved, to_json
 from meta_train.trained_runs import TrainResult as TrainResult
@@ -88,7 +94,9 @@ def run_config(storage: str, run_id: str) -> TrainConfig:
     except FileNotFoundError as error:
         selector = pyarrow.fs.FileSelector(root, allow_not_found=True)
         folders = [info.base_name for info in filesystem.get_file_info(selector)]
-        known = [name for name in sorted(folders) if _exists(filesystem, root, name)]
+        known = [
+            name for name in sorted(folders) if exists(filesystem, f"{root}/{name}/{_CONFIG_FILE}")
+        ]
         raise UnknownRunError(
             f"no run {run_id!r} in {storage}; expected one of: {', '.join(known) or '(none yet)'}"
         ) from error
@@ -133,36 +141,48 @@ def fit(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from meta_train.elastic import ElasticTrainer
+    from meta_train.preemption import SigtermNotice
+
     scaling = config.scaling
     require_room(scaling)
+    filesystem, root = open_folder(storage)
     if config.loading == "ray":
         require_spare_cpu(scaling)
     threads = str(scaling.cpus_per_worker)
-    trainer = TorchTrainer(
+    num_workers: int | tuple[int, int] = scaling.num_workers
+    trainer_class: Callable[..., Any] = TorchTrainer
+    if scaling.min_workers is not None:
+        num_workers = scaling.min_workers, scaling.num_workers
+        trainer_class = partial(ElasticTrainer, batch_pairs=config.outer_loop.batch_pairs)
+    trainer = trainer_class(
         _run_worker,
         train_loop_config={
             "config": to_json(config),
             "run_log": run_log,
             "init_from": init_from,
             "judge": judge,
+            "storage": storage,
             "title": run_id,
             "shows_bar": sys.stderr.isatty(),
         },
         torch_config=TorchConfig(timeout_s=scaling.timeout_seconds),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=scaling.num_workers,
+            num_workers=num_workers,
+            elastic_resize_monitor_interval_s=scaling.resize_every_seconds,
             use_gpu=scaling.use_gpu,
             resources_per_worker={"CPU": scaling.cpus_per_worker}
             | ({"GPU": 1} if scaling.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
             name=run_id,
-            storage_path=storage,
+            storage_path=root,
+            storage_filesystem=steady(filesystem),
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute=_SCORE, checkpoint_score_order="min"
             ),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, SigtermNotice()],
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
         ),
         datasets={_PAIRS: _pairs(config)} if config.loading == "ray" else None,
@@ -171,13 +191,7 @@ def fit(
         result = trainer.fit()
     if result.error is not None:
         raise result.error
-    best = min(result.best_checkpoints, key=lambda pair: float(pair[1].get(_SCORE, _NOT_VALIDATED)))
-    left = TrainResult(
-        run_id=run_id,
-        best=_copy(best[0], storage, run_id, "best"),
-        last=_copy(result.checkpoint, storage, run_id, "last"),
-        metrics={key: float(value) for key, value in best[1].items()},
-    )
+    left = _keep_best_and_last(result, storage, run_id)
     keep_result(config, storage, left, init_from)
     return left
 
@@ -220,12 +234,14 @@ def _run_worker(arguments: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
+    from meta_train.preemption import count_notices
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = from_json(arguments["config"])
     context = ray.train.get_context()
     rank = context.get_world_rank()
     run_log = RunLog.attach(arguments["run_log"]) if rank == 0 and arguments["run_log"] else None
-    progress = _Progress(
+    progress = Progress(
         arguments["title"],
         config.outer_loop.num_iterations,
         bar=arguments["shows_bar"] and rank == 0,
@@ -234,6 +250,14 @@ def _run_worker(arguments: dict[str, Any]) -> None:
     def log(values: Metrics, iteration: int) -> None:
         if run_log:
             run_log.log_metrics(values, iteration)
+
+    filesystem, root = open_folder(arguments["storage"])
+    stored = steady(filesystem)
+
+    def store(checkpoint: Any, name: str) -> Any:
+        path = Path(root, arguments["title"], name).as_posix()
+        upload(Path(checkpoint.path), StoredCheckpoint(filesystem, path))
+        return ray.train.Checkpoint(path, filesystem=stored)
 
     def report(metrics: Metrics, folder: Path | None) -> None:
         judge = arguments["judge"]
@@ -249,6 +273,7 @@ def _run_worker(arguments: dict[str, Any]) -> None:
         ray.train.report(
             metrics | {_SCORE: score},
             checkpoint=checkpoint,
+            checkpoint_upload_fn=store,
             delete_local_checkpoint_after_upload=True,
         )
 
@@ -260,22 +285,36 @@ def _run_worker(arguments: dict[str, Any]) -> None:
             scratch=Path(scratch),
             log=log,
             report=report,
+            notices=count_notices,
             progress=progress.show,
         )
         if config.loading == "ray":
             rim = replace(rim, batches=_ray_batches)
         torch.set_num_threads(config.scaling.cpus_per_worker)
-        resume = ray.train.get_checkpoint()
-        if resume is None:
-            init_from = arguments["init_from"]
-            train(config, rim, init_from=init_from)
-        else:
-            with resume.as_directory() as folder:
-                logger.info("goes on from %s", resume.path)
-                train(config, rim, resume=Path(folder))
+        resume = _resume_from(filesystem, rank, rim.scratch)
+        init_from = None if resume else arguments["init_from"]
+        train(config, rim, resume=resume, init_from=init_from)
     progress.close()
     if run_log:
         run_log.close()
+
+
+def _resume_from(filesystem: pyarrow.fs.FileSystem, rank: int, scratch: Path) -> Path | None:
+    """The newest whole checkpoint of this run as a local folder, the same one on every worker."""
+    import ray.train
+
+    chosen = folder = None
+    latest = ray.train.get_checkpoint()
+    if rank == 0 and latest is not None:
+        older = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()][::-1]
+        paths = [latest.path, *(path for path in older if path != latest.path)]
+        found = newest_whole([StoredCheckpoint(filesystem, path) for path in paths], scratch)
+        chosen, folder = found or (None, None)
+    path = choice_of_first(chosen.path if chosen else None)
+    if path is None:
+        return None
+    logger.info("goes on from %s", path)
+    return folder or download(StoredCheckpoint(filesystem, path), scratch)
 
 
 def _ray_batches(
@@ -287,48 +326,25 @@ def _ray_batches(
     return ray_stream.batches(ray.train.get_dataset_shard(_PAIRS), len(lanes), seed=start)
 
 
-class _Progress:
-    """A bar on the driver's terminal, or a line now and then where it has none."""
-
-    _SECONDS_BETWEEN_LINES = 15.0
-
-    def __init__(self, title: str, total: int, *, bar: bool) -> None:
-        from ray.experimental import tqdm_ray
-
-        self._title, self._total = title, total
-        self._done, self._spoke = 0, time.monotonic()
-        self._bar = tqdm_ray.tqdm(desc=title, total=total, unit="step") if bar else None
-
-    def show(self, iteration: int, text: str) -> None:
-        """Takes the number of outer steps done."""
-        if self._bar:
-            self._bar.set_description(f"{self._title} {text}")
-            self._bar.update(iteration - self._done)
-        elif time.monotonic() - self._spoke > self._SECONDS_BETWEEN_LINES:
-            logger.info("outer step %d of %d, %s", iteration, self._total, text)
-            self._spoke = time.monotonic()
-        self._done = iteration
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self._bar:
-            self._bar.close()
-
-
-def _copy(checkpoint: Any, storage: str, run_id: str, name: str) -> str:
-    """A checkpoint under a name that lasts."""
+def _keep_best_and_last(result: Any, storage: str, run_id: str) -> TrainResult:
+    """Checkpoints under names that last; of the best, the first that is whole."""
     filesystem, root = open_folder(storage)
-    target = f"{root}/{run_id}/{name}"
-    filesystem.create_dir(target, recursive=True)
-    pyarrow.fs.copy_files(
-        checkpoint.path,
-        target,
-        source_filesystem=checkpoint.filesystem,
-        destination_filesystem=filesystem,
+
+    def keep(checkpoint: Any, name: str) -> str:
+        target = StoredCheckpoint(filesystem, Path(root, run_id, name).as_posix())
+        copy_whole(StoredCheckpoint(filesystem, checkpoint.path), target)
+        return f"{storage}/{run_id}/{name}"
+
+    last = keep(result.checkpoint, "last")
+    ranked = sorted(
+        result.best_checkpoints, key=lambda pair: float(pair[1].get(_SCORE, _NOT_VALIDATED))
     )
-    return f"{storage}/{run_id}/{name}"
-
-
-def _exists(filesystem: Any, root: str, run_id: str) -> bool:
-    info = filesystem.get_file_info(f"{root}/{run_id}/{_CONFIG_FILE}")
-    return bool(info.type == pyarrow.fs.FileType.File)
+    for checkpoint, metrics in ranked:
+        try:
+            best = keep(checkpoint, "best")
+        except CheckpointError as error:
+            logger.warning("%s Another one is taken as the best.", error)
+            continue
+        numbers = {key: float(value) for key, value in metrics.items()}
+        return TrainResult(run_id=run_id, best=best, last=last, metrics=numbers)
+    raise CheckpointError(f"{storage}/{run_id}: none of its {len(ranked)} checkpoints is whole")

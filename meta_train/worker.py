@@ -63,6 +63,9 @@ class Rim:
     report: Callable[[Metrics, Path | None], None] = lambda metrics, folder: None
     """Takes the state of the run and, on rank 0, the folder of a checkpoint."""
 
+    notices: Callable[[], int] = lambda: 0
+    """How often this worker was told that its machine is about to be taken away."""
+
     progress: Callable[[int, str], None] = lambda iteration, text: None
     """Takes the number of steps done; called on rank 0 only."""
 
@@ -91,12 +94,18 @@ def train(
         The learner after the last outer step.
 
     Raises:
+        ValueError: the workers cannot share a batch equally.
         CheckpointError: a checkpoint does not load or does not fit.
         ShardError: the shards do not read.
         FloatingPointError: the run diverged: several gradients in a row, or the weights, are not
             finite.
     """
     outer = config.outer_loop
+    if outer.batch_pairs % rim.world_size:
+        raise ValueError(
+            f"a batch of {outer.batch_pairs} pairs expected that {rim.world_size} workers share "
+            "equally; train on a number of workers that divides it"
+        )
     stream = EpisodeStream(config.shards, config.sampling, split="train", seed=config.seed)
     state = TrainState.start(config, stream, rim.device, resume=resume, init_from=init_from)
     held_out = validation_stream(config.shards, config.sampling)
@@ -104,12 +113,14 @@ def train(
     source = rim.batches(stream, lanes, state.iteration)
     drawn: Counter[PairOrigin] = Counter()  # rank 0's lanes stand for all: they are drawn alike
     meter = Meter(outer.batch_pairs, rim.device)
+    num_heeded = 0
     try:
         while state.iteration < outer.num_iterations:
             setup = _setup(config, state.iteration)
             batch = meter.waiting(source)
             drawn.update(batch.origins)
-            found = _gradient(config, state.learner, batch, setup, rim.device)
+            mine = _gradient(config, state.learner, batch, setup, rim.device)
+            found, num_notices = _over_workers(mine, rim.notices())
             norms = state.step(found, outer.decay(state.iteration))
             epoch_ends = state.iteration % outer.iterations_per_epoch == 0
             is_logged = state.iteration % config.log_every == 0 or epoch_ends
@@ -127,8 +138,10 @@ def train(
             if epoch_ends and _validates(config, state.iteration):
                 metrics = _validate(config, state, held_out, rim)
                 meter.restart()
-            if epoch_ends or state.iteration % config.checkpoint_every == 0:
+            is_warned = num_notices > num_heeded
+            if epoch_ends or is_warned or state.iteration % config.checkpoint_every == 0:
                 _report(config, state, rim, metrics)
+                num_heeded = num_notices
     finally:
         source.close()
     return state.learner
@@ -154,7 +167,7 @@ def _gradient(
     setup: OuterStep,
     device: torch.device,
 ) -> MetaGradient:
-    """The gradient of the whole batch, over all workers, as sums over its pairs."""
+    """The gradient of this worker's part of the batch, as sums over its pairs."""
     dtype = learner.weights["trunk.conv1.weight"].dtype
     episodes = to_episodes(batch, device, dtype)
     compute = meta_gradient if config.outer_loop.method == "maml" else batch_gradient
@@ -170,18 +183,18 @@ def _gradient(
             )
             for at in range(0, len(episodes.query_present), size)
         ]
-    return _over_workers(added(parts))
+    return added(parts)
 
 
-def _over_workers(mine: MetaGradient) -> MetaGradient:
-    """All workers' gradients added up."""
+def _over_workers(mine: MetaGradient, notices: int) -> tuple[MetaGradient, int]:
+    """All workers' gradients and notices added up; so all save a checkpoint at the same step."""
     fields = (mine.weights, mine.rates, mine.query_losses)
     tensors = [tensor for field in fields for tensor in field.values()]
-    pairs = tensors[0].new_tensor([mine.num_pairs])
-    *sums, pairs = sum_over_workers([*tensors, pairs])
+    *sums, counts = sum_over_workers([*tensors, tensors[0].new_tensor([mine.num_pairs, notices])])
     total = iter(sums)
     weights, rates, query_losses = ({name: next(total) for name in field} for field in fields)
-    return MetaGradient(weights, rates, query_losses, num_pairs=round(float(pairs)))
+    num_pairs, num_notices = (round(count) for count in counts.tolist())
+    return MetaGradient(weights, rates, query_losses, num_pairs=num_pairs), num_notices
 
 
 def _rounded(rounds: bool, device: torch.device) -> AbstractContextManager[None]:

@@ -1,8 +1,10 @@
 """Checkpoints: whole or refused."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -98,6 +100,27 @@ def test_a_write_that_fails_keeps_the_old_checkpoint(
     assert not saved.with_name("step-8").exists()
     save(make_checkpoint(seed=1, iteration=8), saved)
     assert load(saved).iteration == 8
+
+
+def test_a_full_disk_is_named_and_keeps_the_old_checkpoint(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch does: its writer hides the disk's error behind one of its own."""
+
+    def fill_up(state: object, file: IO[bytes]) -> None:
+        file.write(b"half of it")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904
+
+    monkeypatch.setattr(torch, "save", fill_up)
+    for folder in (saved, saved.with_name("step-8")):
+        with pytest.raises(CheckpointError, match=rf"{folder.name}: no space left.*free some"):
+            save(make_checkpoint(seed=1, iteration=8), folder)
+    monkeypatch.undo()
+    assert load(saved).iteration == 7
+    assert [path.name for path in saved.parent.iterdir()] == ["step-7"], "nothing half-written"
 
 
 @pytest.mark.parametrize("name", ["state.pt", "config.json"])

@@ -30,6 +30,9 @@ def test_what_never_fits_is_refused_with_what_there_is(monkeypatch: pytest.Monke
     require_room(ScalingConfig(num_workers=2, cpus_per_worker=2))
     with pytest.raises(ValueError, match=r"1 workers with 4 CPUs each.*2 CPUs, 0 GPUs; 2 CPUs"):
         require_room(ScalingConfig(cpus_per_worker=4))  # a worker stays on one node
+    require_room(ScalingConfig(num_workers=8, min_workers=2, cpus_per_worker=2))
+    with pytest.raises(ValueError, match="on 4 workers"):
+        require_room(ScalingConfig(num_workers=8, min_workers=4, cpus_per_worker=2))
     with pytest.raises(ValueError, match="and a GPU each"):
         require_room(ScalingConfig(use_gpu=True))
 

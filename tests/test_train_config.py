@@ -123,10 +123,17 @@ def test_the_defaults_are_the_papers() -> None:
         (ValidationConfig, {"batch_pairs": 0}, "batch_pairs"),
         (ValidationConfig, {"every_epochs": 0}, "every_epochs"),
         (ScalingConfig, {"num_workers": 0}, "at least one worker"),
+        (ScalingConfig, {"min_workers": 2}, r"between 1 and num_workers \(1\), got 2"),
+        (ScalingConfig, {"min_workers": 0}, "min_workers must lie between"),
         (ScalingConfig, {"max_failures": -2}, "max_failures"),
         (ScalingConfig, {"timeout_seconds": 0}, "timeout_seconds"),
         (TrainConfig, {"checkpoint_every": 0}, "checkpoint_every and log_every at least 1"),
         (TrainConfig, {"scaling": ScalingConfig(num_workers=3)}, "multiple of num_workers"),
+        (
+            TrainConfig,
+            {"scaling": ScalingConfig(num_workers=8, min_workers=3)},
+            r"batch_pairs \(32\) must be a multiple of min_workers \(3\)",
+        ),
     ],
 )
 def test_wrong_values_are_refused(

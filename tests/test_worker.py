@@ -130,6 +130,17 @@ def test_a_resumed_run_ends_with_the_same_bits(whole: Run, go: Callable[..., Run
                 assert value == whole.recorder.points[at][name], name
 
 
+def test_a_notice_saves_a_checkpoint_at_once_and_changes_nothing_else(
+    whole: Run, tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    recorder, notices = Recorder(tmp_path), iter((0, 0, 0, 0, 1, 1))
+    train(tiny_config, replace(recorder.rim(), notices=lambda: next(notices)))
+    assert recorder.checkpoints() == [f"step-{n:08d}" for n in (2, 3, 4, 5, 6)]
+    one, other = (load(folder / "step-00000006") for folder in (tmp_path, whole.recorder.folder))
+    assert_same(one.weights, other.weights)
+    assert_same(one.rates, other.rates)
+
+
 def test_a_finished_run_has_nothing_left_to_do(whole: Run, go: Callable[..., Run]) -> None:
     again = go(resume=whole.recorder.folder / "step-00000006")
     assert again.recorder.points == {} and again.recorder.reports == []

@@ -164,6 +164,7 @@ class RunLog:
 
         Creates the database and the experiment where they are missing. A continued run keeps the
         parameters that it started with; one that differs now is logged as a tag ``resumed.<name>``.
+        Without ``run_id``, an unfinished run of the same tag goes on: its driver died too early.
 
         Raises:
             RunLogError: MLflow does not answer, or does not know ``run_id``.
@@ -174,6 +175,8 @@ class RunLog:
             client, experiment_id = run_store.open_experiment(
                 uri, config.experiment, config.artifact_location
             )
+            if run_id is None and "run_id" in tags:
+                run_id = run_store.find_running(client, experiment_id, "run_id", tags["run_id"])
             if run_id is None:
                 source = {"mlflow.source.name": Path(sys.argv[0]).name}
                 run = client.create_run(experiment_id, tags={**source, **tags}, run_name=run_name)

@@ -66,6 +66,13 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def find_running(client: MlflowClient, experiment_id: str, tag: str, value: str) -> str | None:
+    """The id of an unfinished run that has this value of a tag; None where none has."""
+    wanted = f"tags.`{tag}` = '{value}' and attributes.status = 'RUNNING'"
+    found = client.search_runs([experiment_id], wanted, max_results=1)
+    return found[0].info.run_id if found else None
+
+
 def stored_steps(client: MlflowClient, run_id: str, name: str) -> set[int]:
     """The steps at which MLflow holds a point of a metric; none where it has no such metric."""
     return {point.step for point in client.get_metric_history(run_id, name)}

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,6 +108,17 @@ def test_a_resumed_run_is_the_same_run_with_each_step_once(store: MlflowConfig) 
     assert found.info.status == "FAILED"
 
 
+def test_a_driver_killed_before_it_noted_its_run_finds_it_again(store: MlflowConfig) -> None:
+    tags = {"run_id": "quickstart-7"}
+    killed = RunLog.start(store, run_name="r", params={"a": 1}, tags=tags)
+    again = RunLog.start(store, run_name="r", params={"a": 1}, tags=tags)
+    assert again.handle == killed.handle
+    again.finish()
+    assert RunLog.start(store, run_name="r", params={}, tags=tags).handle != killed.handle
+    other = RunLog.start(store, run_name="r", params={}, tags={"run_id": "quickstart-8"})
+    assert other.handle.run_id != killed.handle.run_id
+
+
 def test_a_worker_logs_to_the_drivers_run_from_its_handle(store: MlflowConfig) -> None:
     driver = start(store)
     worker = RunLog.attach(pickle.loads(pickle.dumps(driver.handle)))
@@ -186,6 +198,25 @@ def test_a_server_that_is_down_costs_no_exception_and_is_left_alone(
     run = RunLog.attach(handle)
     for step in range(50):
         run.log_metrics({"loss": 0.5}, step)
+    assert caplog.text.count("failed, trying later") == 1
+    assert len(UndeliveredFolder(tmp_path / "undelivered").read_points()) == 50
+
+
+def test_a_server_that_never_answers_delays_one_step_by_its_time_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        handle = run_log.RunHandle(
+            tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}",
+            run_id="0" * 32,
+            experiment_id="1",
+            undelivered_dir=str(tmp_path / "undelivered"),
+        )
+        run = RunLog.attach(handle)
+        for step in range(50):
+            run.log_metrics({"loss": 0.5}, step)
     assert caplog.text.count("failed, trying later") == 1
     assert len(UndeliveredFolder(tmp_path / "undelivered").read_points()) == 50
 

@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +14,7 @@ from numpy.random import Generator
 
 from data_pipeline import boxes as box_ops
 from data_pipeline.crops import CROP_SIZE_PX, CropWindow, cut, mean_color, search_window
+from data_pipeline.look_alikes import boxes_at
 from data_pipeline.shards import TrackChunk
 from data_pipeline.tracks import DatasetError, Frame, Track, read_image
 
@@ -110,6 +111,9 @@ class FrameCrops:
     view_boxes: Float[ndarray, "views 4"]
     """The box in each."""
 
+    other_boxes: Float[ndarray, "others 4"]
+    """Other objects of the target's category, in the centred crop."""
+
 
 def thin(track: Track, step: int) -> Track:
     """Every ``step``-th frame of a track, from its first; frame numbers stay those of the video."""
@@ -122,7 +126,11 @@ def usable_frames(track: Track) -> Int[ndarray, "usable"]:
 
 
 def crop_track(
-    track: Track, config: CropConfig, source: FrameSource, drops: DropReport
+    track: Track,
+    config: CropConfig,
+    source: FrameSource,
+    drops: DropReport,
+    others: Sequence[Track] = (),
 ) -> Iterator[TrackChunk]:
     """The chunks of a track; a long one becomes chunks of nearly equal length.
 
@@ -133,6 +141,7 @@ def crop_track(
         config: what is cut and what is left out.
         source: gives the images.
         drops: is told what was left out.
+        others: other targets of the same video and category (`look_alikes.siblings`).
 
     Raises:
         DatasetError: an image cannot be read, and ``on_broken_image`` is ``raise``.
@@ -143,7 +152,7 @@ def crop_track(
     for number, part in enumerate(
         np.array_split(usable, -(-len(usable) // config.frames_per_chunk) or 1)
     ):
-        crops = {int(i): _crop_frame(track, int(i), config, source, drops) for i in part}
+        crops = {int(i): _crop_frame(track, int(i), config, source, drops, others) for i in part}
         kept = {index: crop for index, crop in crops.items() if crop is not None}
         if len(kept) >= (1 if track.is_still else 2):
             yield _to_chunk(track, number, kept)
@@ -164,11 +173,17 @@ def _to_chunk(track: Track, number: int, crops: dict[int, FrameCrops]) -> TrackC
         centred_boxes=np.stack([crop.centred_box for crop in crops.values()]).astype(np.float32),
         view_images=tuple(crop.view_images for crop in crops.values()),
         view_boxes=np.stack([crop.view_boxes for crop in crops.values()]).astype(np.float32),
+        other_boxes=tuple(crop.other_boxes.astype(np.float32) for crop in crops.values()),
     )
 
 
 def _crop_frame(
-    track: Track, index: int, config: CropConfig, source: FrameSource, drops: DropReport
+    track: Track,
+    index: int,
+    config: CropConfig,
+    source: FrameSource,
+    drops: DropReport,
+    others: Sequence[Track],
 ) -> FrameCrops | None:
     """The crops of one frame, or None (and a reason) where it is left out."""
     try:
@@ -189,8 +204,9 @@ def _crop_frame(
         return None
     border = mean_color(image)
     windows = [search_window(box)]
+    frame_number = int(track.frame_numbers[index])
     for view in range(config.num_views):
-        rng = view_generator(config.seed, track, int(track.frame_numbers[index]), view)
+        rng = view_generator(config.seed, track, frame_number, view)
         windows.append(view_window(windows[0], config, rng))
     jpegs = [encode(cut(image, window, border), config.jpeg_quality) for window in windows]
     boxes = np.stack([window.to_crop(box) for window in windows])
@@ -199,6 +215,9 @@ def _crop_frame(
         centred_box=boxes[0],
         view_images=tuple(jpegs[1:]),
         view_boxes=boxes[1:],
+        other_boxes=windows[0].to_crop(
+            boxes_at(others, frame_number, width=float(width), height=float(height))
+        ),
     )
 
 

@@ -96,6 +96,9 @@ class PairOrigin(NamedTuple):
     frame_distance: int
     """Original frames between the two images; -1 where they show two targets."""
 
+    shows_look_alike: bool = False
+    """The query shows its target and, beside it, another object of the same category."""
+
 
 class Episode(NamedTuple):
     """One task: learn the target from the support, find it in the query."""

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from data_pipeline.storage import atomic_output, open_folder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Rises whenever the columns or their meaning change."""
+
+READABLE_VERSIONS = (1, 2)
+"""Versions that can still be read; the first does not know the other objects in a crop."""
 
 MANIFEST_FILE = "manifest.json"
 
@@ -104,8 +107,8 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
 
 
 def expect_version(path: str, version: object) -> None:
-    """Raises `ShardError` unless a file was written with this schema."""
-    if str(version) != str(SCHEMA_VERSION):
+    """Raises `ShardError` unless a file was written with a schema that can be read."""
+    if str(version) not in map(str, READABLE_VERSIONS):
         raise ShardError(
             f"{path}: schema version {SCHEMA_VERSION} expected, got {version}. The shards were "
             "written by another version of this project: run data_pipeline/preprocess.py again "

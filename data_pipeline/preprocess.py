@@ -22,6 +22,7 @@ from data_pipeline.crop_tracks import (
     crop_track,
 )
 from data_pipeline.json_files import read_object
+from data_pipeline.look_alikes import siblings
 from data_pipeline.manifest import MANIFEST_FILE
 from data_pipeline.ray_session import default_address, ray_session
 from data_pipeline.shard_plans import (
@@ -168,8 +169,8 @@ def write_shard(plan: ShardPlan, output: str, config: CropConfig) -> int:
         atomic_output(filesystem, f"{path}/{plan.shard}") as stream,
         ShardWriter(stream) as writer,
     ):
-        for track in plan.tracks:
-            for chunk in crop_track(track, config, source, drops):
+        for track, others in zip(plan.tracks, siblings(plan.tracks), strict=True):
+            for chunk in crop_track(track, config, source, drops, others):
                 writer.write(chunk)
                 images += len(chunk.frame_numbers) * (1 + config.num_views)
         writer.finish(

@@ -189,9 +189,12 @@ def draw_second_frame(
 
 
 def pair_origin(
-    rows: list[TrackChunk], pair: tuple[int, int], frames: tuple[int, int]
+    rows: list[TrackChunk],
+    pair: tuple[int, int],
+    frames: tuple[int, int],
+    view: int | None = None,
 ) -> PairOrigin:
-    """Where a pair comes from, given its two rows of a block and the frame in each."""
+    """Where a pair comes from: its two rows of a block, the frame in each, the query's view."""
     (first, other), (frame, other_frame) = pair, frames
     row, partner = rows[first], rows[other]
     kind: PairKind = "any_other"
@@ -201,7 +204,8 @@ def pair_origin(
         distance = abs(int(row.frame_numbers[frame]) - int(row.frame_numbers[other_frame]))
     elif row.category and row.category == partner.category:
         kind = "same_category"
-    return PairOrigin(row.dataset, kind, row.is_still, distance)
+    alike = view is not None and first == other and len(row.look_alikes(other_frame, view)) > 0
+    return PairOrigin(row.dataset, kind, row.is_still, distance, alike)
 
 
 def shares(drawn: Counter[PairOrigin]) -> dict[str, float]:
@@ -212,13 +216,15 @@ def shares(drawn: Counter[PairOrigin]) -> dict[str, float]:
 
     Returns:
         ``sampling/dataset_NAME``, the share of each pair kind, ``sampling/without_target`` (the
-        query is all background), and of the pairs of one video, the shares by frames apart.
+        query is all background), ``sampling/with_look_alike``, and of the pairs of one video, the
+        shares by frames apart.
     """
     counts: Counter[str] = Counter()
     apart: Counter[str] = Counter({_bar(low, high): 0 for low, high in DISTANCE_BINS})
     for origin, count in drawn.items():
         counts[f"dataset_{origin.dataset}"] += count
         counts[origin.kind] += count
+        counts["with_look_alike"] += count * origin.shows_look_alike
         if origin.frame_distance >= 0 and not origin.is_still:
             apart[_bar_of(origin.frame_distance)] += count
     if not drawn:

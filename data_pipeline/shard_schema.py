@@ -19,6 +19,8 @@ ARROW_SCHEMA = pa.schema(
         ("centred_boxes", pa.list_(_BOX)),
         ("view_images", pa.list_(pa.list_(pa.binary()))),
         ("view_boxes", pa.list_(pa.list_(_BOX))),
+        ("other_boxes", pa.list_(pa.list_(_BOX))),
+        ("num_look_alikes", pa.int32()),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
@@ -36,10 +38,13 @@ INDEX_SCHEMA = pa.schema(
         ("num_frames", pa.int32()),
         ("is_still", pa.bool_()),
         ("category", pa.string()),
+        ("num_look_alikes", pa.int32()),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 """Columns of the index: where each row of the shards lies, and what it is."""
+
+_NOT_IN_VERSION_1 = ("other_boxes", "num_look_alikes")
 
 
 def checked(table: pa.Table, where: str, schema: pa.Schema) -> pa.Table:
@@ -48,9 +53,13 @@ def checked(table: pa.Table, where: str, schema: pa.Schema) -> pa.Table:
     Raises:
         ShardError: it has not, or what it holds is not what its types say (text that is no UTF-8).
     """
-    wrong = [field.name for field in schema if field.name not in table.column_names]
-    wrong = wrong or [field.name for field in schema if table[field.name].type != field.type]
-    wrong = wrong or [name for name in schema.names if table[name].null_count]
+    first_version = (table.schema.metadata or {}).get(b"schema_version") == b"1"
+    expected = [
+        field for field in schema if not (first_version and field.name in _NOT_IN_VERSION_1)
+    ]
+    wrong = [field.name for field in expected if field.name not in table.column_names]
+    wrong = wrong or [field.name for field in expected if table[field.name].type != field.type]
+    wrong = wrong or [field.name for field in expected if table[field.name].null_count]
     try:
         table.validate(full=True)
     except pa.ArrowInvalid as error:

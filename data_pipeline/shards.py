@@ -10,14 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 from numpy import ndarray
 
 from data_pipeline.crops import CROP_SIZE_PX
@@ -32,6 +31,7 @@ from data_pipeline.manifest import (
 )
 from data_pipeline.shard_schema import ARROW_SCHEMA, INDEX_SCHEMA, checked
 from data_pipeline.storage import open_folder
+from data_pipeline.track_chunk import TrackChunk
 
 __all__ = [
     "ARROW_SCHEMA",
@@ -57,60 +57,6 @@ INDEX_FILE = "index.parquet"
 
 ROWS_PER_GROUP = 8
 BYTES_PER_GROUP = 2 * 1024**2
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TrackChunk:
-    """A row: up to 64 frames of one track, each as a centred crop and several moved views."""
-
-    dataset: str
-    """Which reader it came from."""
-
-    video: str
-    """The video's (or image's) name, unique within the dataset."""
-
-    target: str
-    """Which target of the video."""
-
-    category: str
-    """The object's class; empty where the dataset names none."""
-
-    is_still: bool
-    """An object in a single image: it pairs with itself."""
-
-    chunk: int
-    """Which part of the track, from 0."""
-
-    frame_numbers: Int[ndarray, "frames"]
-    """Position of each frame in the original video."""
-
-    centred_images: tuple[bytes, ...]
-    """Per frame, the JPEG of the crop about the box."""
-
-    centred_boxes: Float[ndarray, "frames 4"]
-    """The box in the centred crop, xyxy, pixels."""
-
-    view_images: tuple[tuple[bytes, ...], ...]
-    """Per frame, the JPEGs of the moved and scaled views."""
-
-    view_boxes: Float[ndarray, "frames views 4"]
-    """The box in each view, xyxy, pixels; it may reach outside."""
-
-    def __post_init__(self) -> None:
-        counts = {
-            "frame_numbers": len(self.frame_numbers),
-            "centred_images": len(self.centred_images),
-            "centred_boxes": len(self.centred_boxes),
-            "view_images": len(self.view_images),
-            "view_boxes": len(self.view_boxes),
-        }
-        views = {len(images) for images in self.view_images} | {self.view_boxes.shape[1]}
-        if len(set(counts.values())) != 1 or len(views) != 1 or not len(self.frame_numbers):
-            raise ShardError(
-                f"{self.dataset}/{self.video}, chunk {self.chunk}: at least one frame and an entry "
-                f"per frame and view expected everywhere, got {counts} and views {sorted(views)}. "
-                "Run data_pipeline/preprocess.py again into a new folder."
-            )
 
 
 def decode(jpeg: bytes) -> UInt8[ndarray, "263 263 3"]:
@@ -196,6 +142,8 @@ def _to_row(chunk: TrackChunk) -> dict[str, Any]:
         "centred_boxes": chunk.centred_boxes.astype(np.float32).tolist(),
         "view_images": [list(images) for images in chunk.view_images],
         "view_boxes": chunk.view_boxes.astype(np.float32).tolist(),
+        "other_boxes": [boxes.astype(np.float32).tolist() for boxes in chunk.other_boxes],
+        "num_look_alikes": chunk.num_look_alikes,
     }
 
 
@@ -215,6 +163,10 @@ def _to_chunk(row: dict[str, Any], where: str) -> TrackChunk:
             centred_boxes=np.array(row["centred_boxes"], dtype=np.float32).reshape(-1, 4),
             view_images=tuple(tuple(images) for images in row["view_images"]),
             view_boxes=views.reshape(num_frames, -1, 4),
+            other_boxes=tuple(
+                np.array(boxes, dtype=np.float32).reshape(-1, 4)
+                for boxes in row.get("other_boxes", ())
+            ),
         )
     except (TypeError, ValueError) as error:  # nulls within lists, lists of different lengths
         raise ShardError(f"{where}: {error!s:.500}") from error
@@ -280,7 +232,8 @@ def read_notes(folder: str, shard: str) -> dict[str, Any]:
 
 def index_shard(folder: str, shard: str) -> pa.Table:
     """The index entries of one shard, read from its small columns."""
-    columns = ["dataset", "video", "target", "category", "is_still", "chunk", "frame_numbers"]
+    shared = [name for name in INDEX_SCHEMA.names if name in ARROW_SCHEMA.names]
+    columns = [*shared, "frame_numbers"]
     small = pa.schema([ARROW_SCHEMA.field(name) for name in columns])
     entries = []
     with _opened(folder, shard) as file:

@@ -62,10 +62,11 @@ class EpisodeStream:
             other_frame = draw_second_frame(row.frame_numbers, frame, distance, rng)
         else:
             other_frame = int(rng.integers(len(rows[partner].frame_numbers)))
+        view = _draw_view(rows[partner], other_frame, rng)
         return make_episode(
-            self._centred(row, frame),
-            self._view(rows[partner], other_frame, rng),
-            origin=pair_origin(rows, (first, partner), (frame, other_frame)),
+            centred_sample(self._folder, row, frame),
+            view_sample(self._folder, rows[partner], other_frame, view),
+            origin=pair_origin(rows, (first, partner), (frame, other_frame), view),
             config=self._config.augmentation,
             rng=rng,
         )
@@ -84,25 +85,33 @@ class EpisodeStream:
             self._blocks[lane] = current
         return current[1]
 
-    def _view(self, row: TrackChunk, frame: int, rng: np.random.Generator) -> Sample:
-        """One of a frame's moved views; the centred one where the shards hold no others."""
-        images = row.view_images[frame]
-        if not images:
-            return self._centred(row, frame)
-        view = int(rng.integers(len(images)))
-        return Sample(self._decode(row, images[view]), row.view_boxes[frame][view])
 
-    def _centred(self, row: TrackChunk, frame: int) -> Sample:
-        return Sample(self._decode(row, row.centred_images[frame]), row.centred_boxes[frame])
+def _draw_view(row: TrackChunk, frame: int, rng: np.random.Generator) -> int | None:
+    """The number of one of a frame's moved views; None where the shards hold none."""
+    count = len(row.view_images[frame])
+    return int(rng.integers(count)) if count else None
 
-    def _decode(self, row: TrackChunk, jpeg: bytes) -> UInt8[ndarray, "263 263 3"]:
-        """A crop's pixels; an error names the row."""
-        try:
-            return decode(jpeg)
-        except ShardError as error:
-            raise ShardError(
-                f"{self._folder}: {row.dataset}/{row.video}, chunk {row.chunk}: {error}"
-            ) from error
+
+def centred_sample(folder: str, row: TrackChunk, frame: int) -> Sample:
+    """A frame with its target in the middle, of a row of a folder of shards."""
+    return Sample(_decode(folder, row, row.centred_images[frame]), row.centred_boxes[frame])
+
+
+def view_sample(folder: str, row: TrackChunk, frame: int, view: int | None) -> Sample:
+    """One of a frame's moved views; the centred one for None."""
+    if view is None:
+        return centred_sample(folder, row, frame)
+    return Sample(_decode(folder, row, row.view_images[frame][view]), row.view_boxes[frame][view])
+
+
+def _decode(folder: str, row: TrackChunk, jpeg: bytes) -> UInt8[ndarray, "263 263 3"]:
+    """A crop's pixels; an error names the row."""
+    try:
+        return decode(jpeg)
+    except ShardError as error:
+        raise ShardError(
+            f"{folder}: {row.dataset}/{row.video}, chunk {row.chunk}: {error}"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,24 @@
 
 Not in the paper, which judges by benchmarks alone. A pair task is one episode without
 augmentation: learn from the support, look at the query; its losses and the overlap of the box at
-the score's peak, without priors, are taken after each inner step.
+the score's peak, without priors, are taken after each inner step. Those whose query shows a
+look-alike also count apart: there it does not help to find anything of the target's kind.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from data_pipeline.episodes import NO_AUGMENTATION, stack
+from data_pipeline.episodes import NO_AUGMENTATION, Episode, stack
 from data_pipeline.sampling import PairShares, SamplingConfig
 from data_pipeline.stream import EpisodeStream
 from meta_train.collectives import sum_over_workers
+from meta_train.detectors.network import Features
 from meta_train.inner_loop import losses
 from meta_train.learner import Learner
 from meta_train.outer_step import Episodes, label_episodes, to_episodes
@@ -53,51 +56,116 @@ def validate(
     Returns:
         ``val/query_loss_k``, ``val/query_loss_cls_k``, ``val/query_loss_reg_k`` and ``val/iou_k``
         for each step k; and ``val/query_loss_ratio``, the loss after all steps over that before.
+        Where queries show look-alikes, the same of these alone as ``val/look_alike_...``, and
+        their number, ``val/look_alike_pairs``.
     """
-    names = ("cls", "reg", "iou", "pairs")
-    sums = torch.zeros(len(names), num_steps + 1, dtype=torch.float64)
+    sums = torch.zeros(2, 4, num_steps + 1, dtype=torch.float64)  # of all, of look-alikes alone
     for count in range(config.num_pairs // config.batch_pairs):
         for lane in lanes:
-            batch = stack([stream.episode(lane, count)])
-            dtype = learner.weights["trunk.conv1.weight"].dtype
-            sums += _pair_task(learner, to_episodes(batch, learner.device, dtype), num_steps)
+            episode = stream.episode(lane, count)
+            task = one_task(episode, learner)
+            curves = task_curves(learner, prepare(learner, task), num_steps)
+            overlap = box_iou(curves.peak_boxes, task.query_boxes[0])[:, 0]
+            columns = [curves.query["cls"], curves.query["reg"], overlap, torch.ones_like(overlap)]
+            found = torch.stack(columns).double().cpu()
+            sums[0] += found
+            if episode.origin.shows_look_alike:
+                sums[1] += found
     (total,) = sum_over_workers([sums.to(learner.device)])  # NCCL sums no CPU tensors
-    result: dict[str, float] = {}
-    for k in range(num_steps + 1):
-        cls, reg, iou, pairs = total[:, k].tolist()
+    result = _means("val/", total[0])
+    if num_alike := float(total[1, 3, 0]):
+        result |= _means("val/look_alike_", total[1]) | {"val/look_alike_pairs": num_alike}
+    return result
+
+
+def _means(prefix: str, sums: Float[Tensor, "4 steps"]) -> dict[str, float]:
+    """Metrics from sums of both branches' losses, overlaps and pairs."""
+    cls, reg, iou, pairs = (row.tolist() for row in sums)
+    result = {f"{prefix}query_loss_ratio": (cls[-1] + reg[-1]) / (cls[0] + reg[0])}
+    for k, count in enumerate(pairs):
         result |= {
-            f"val/query_loss_{k}": (cls + reg) / pairs,
-            f"val/query_loss_cls_{k}": cls / pairs,
-            f"val/query_loss_reg_{k}": reg / pairs,
-            f"val/iou_{k}": iou / pairs,
+            f"{prefix}query_loss_{k}": (cls[k] + reg[k]) / count,
+            f"{prefix}query_loss_cls_{k}": cls[k] / count,
+            f"{prefix}query_loss_reg_{k}": reg[k] / count,
+            f"{prefix}iou_{k}": iou[k] / count,
         }
-    loss_before, loss_after = result["val/query_loss_0"], result[f"val/query_loss_{num_steps}"]
-    return result | {"val/query_loss_ratio": loss_after / loss_before}
+    return result
 
 
-def _pair_task(learner: Learner, episode: Episodes, num_steps: int) -> Float[Tensor, "4 steps"]:
-    """Losses of both branches, overlap and 1, after each step of one pair's inner loop."""
-    detector = learner.detector
-    support = learner.features(episode.support_images[0])
-    query = learner.features(episode.query_images[0])
-    query_labels, support_labels = label_episodes(detector, episode)
-    weights = learner.weights
-    columns = []
+class Task(NamedTuple):
+    """A pair task up to the boundary of what adapts."""
+
+    support: Features
+    """Of the support images."""
+
+    support_labels: Any
+    """The detector's."""
+
+    query: Features
+    """Of the query."""
+
+    query_labels: Any
+    """The detector's."""
+
+
+class TaskCurves(NamedTuple):
+    """What becomes of one pair task, before any inner step and after each."""
+
+    query: dict[str, Float[Tensor, "steps"]]
+    """Each branch's loss on the query."""
+
+    support: dict[str, Float[Tensor, "steps"]]
+    """Each branch's loss on the support; empty where it was not asked for."""
+
+    peak_boxes: Float[Tensor, "steps 4"]
+    """The box at the query's highest score, in the crop."""
+
+
+def one_task(episode: Episode, learner: Learner) -> Episodes:
+    """An episode as a batch of one, where the learner is and in its precision."""
+    dtype = learner.weights["trunk.conv1.weight"].dtype
+    return to_episodes(stack([episode]), learner.device, dtype)
+
+
+def prepare(learner: Learner, episode: Episodes) -> Task:
+    """The features and labels of a batch of one episode: what no inner step changes."""
+    query_labels, support_labels = label_episodes(learner.detector, episode)
+    return Task(
+        learner.features(episode.support_images[0]),
+        support_labels,
+        learner.features(episode.query_images[0]),
+        query_labels,
+    )
+
+
+def task_curves(
+    learner: Learner, task: Task, num_steps: int, *, with_support: bool = False
+) -> TaskCurves:
+    """The losses and the box at the score's peak after each of ``num_steps`` inner steps.
+
+    Args:
+        learner: is not changed; its rates may be others than those of training.
+        task: from `prepare` with these weights.
+        num_steps: K; the results are for steps 0..K.
+        with_support: also look at the loss on the support, for a third more time (Fig. 5).
+    """
+    detector, weights = learner.detector, learner.weights
+    query, support, boxes = [], [], []
     for k in range(num_steps + 1):
         if k:
-            weights = learner.adapt(weights, support, support_labels, num_steps=1)
+            weights = learner.adapt(weights, task.support, task.support_labels, num_steps=1)
         with torch.no_grad():
-            by_branch = losses(detector, weights, query, query_labels, learner.adapts)
-        boxes, scores = detector.decode(learner.outputs(weights, query))
-        overlap = peak_iou(boxes, scores, episode.query_boxes[0]).mean()
-        values = [by_branch["cls"].mean(), by_branch["reg"].mean(), overlap]
-        columns.append(torch.stack(values).double().cpu())
-    return torch.cat([torch.stack(columns, dim=1), torch.ones(1, num_steps + 1).double()])
+            outputs = learner.outputs(weights, task.query)
+            query.append(detector.losses(outputs, task.query_labels))
+            if with_support:
+                found = losses(detector, weights, task.support, task.support_labels, learner.adapts)
+                support.append(found)
+        candidates, scores = detector.decode(outputs)
+        boxes.append(candidates[0, scores[0].argmax()])
+    return TaskCurves(_by_step(query), _by_step(support), torch.stack(boxes))
 
 
-def peak_iou(
-    boxes: Float[Tensor, "N L 4"], scores: Float[Tensor, "N L"], truth: Float[Tensor, "N 4"]
-) -> Float[Tensor, "N"]:
-    """Overlap of each image's highest-scored box with the truth."""
-    best = boxes[torch.arange(len(boxes), device=boxes.device), scores.argmax(dim=1)]
-    return box_iou(best, truth).diagonal()
+def _by_step(found: list[dict[str, Tensor]]) -> dict[str, Float[Tensor, "steps"]]:
+    """Each branch's mean loss over the images, step by step."""
+    branches = found[0] if found else ()
+    return {branch: torch.stack([each[branch].mean() for each in found]) for branch in branches}

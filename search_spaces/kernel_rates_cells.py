@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from eval_jobs.constant_rates import CONSTANT_RATES
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.published import published_figures
 from meta_train.detectors.backbone import BRANCHES, Branch
-from search_spaces.constant_rates import CONSTANT_RATES
 from search_spaces.measures import LOSS_RATIO, benchmark_measures
 from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study import Cell, Study, grid

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from eval_jobs.constant_rates import CONSTANT_RATES
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.published import published_figures
-from search_spaces.constant_rates import CONSTANT_RATES
 from search_spaces.measures import benchmark_measures
 from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study import Cell, Study, grid

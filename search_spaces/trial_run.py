@@ -14,6 +14,7 @@ from data_pipeline.manifest import ShardError, read_manifest
 from data_pipeline.storage import atomic_output, open_folder
 from eval_jobs import pipeline
 from eval_jobs.benchmarks import IncompleteResultsError
+from eval_jobs.constant_rates import best_rate, with_constant_rate
 from eval_jobs.jobs import evaluate
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from eval_jobs.report import Row, log_scores
@@ -24,7 +25,6 @@ from meta_train import checkpoint as checkpoints
 from meta_train.run_log import RunLog
 from meta_train.train_config import TrainConfig
 from meta_train.trained_runs import TrainResult
-from search_spaces.constant_rates import best_rate, with_constant_rate
 from search_spaces.sequence_parts import SequenceSet, TuningConfig
 from search_spaces.study import Trial, Variant
 

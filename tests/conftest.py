@@ -150,7 +150,7 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     counts = {"synthetic": DatasetCounts(videos=8, tracks=8, rows=8, frames=32, images=96)}
     counts["coco"] = DatasetCounts(videos=8, tracks=8, rows=8, frames=8, images=24)
     manifest = Manifest(
-        schema_version=1,
+        schema_version=2,
         num_views=2,
         jpeg_quality=90,
         seed=0,

@@ -84,6 +84,8 @@ def rows(**columns: list[Any]) -> pa.Table:
                 "centred_boxes": [box],
                 "view_images": [[jpeg]],
                 "view_boxes": [[box]],
+                "other_boxes": [[]],
+                "num_look_alikes": 0,
             }
         ],
         schema=ARROW_SCHEMA,

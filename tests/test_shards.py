@@ -29,7 +29,7 @@ from data_pipeline.shards import (
 from data_pipeline.storage import atomic_output, open_folder
 
 MANIFEST = Manifest(
-    schema_version=1,
+    schema_version=2,
     num_views=2,
     jpeg_quality=90,
     seed=3,
@@ -60,6 +60,7 @@ def make_chunk(number: int = 0, num_frames: int = 3, image_bytes: int = 0) -> Tr
         centred_boxes=rng.random((num_frames, 4), dtype=np.float32),
         view_images=((jpeg, jpeg[:-1]),) * num_frames,
         view_boxes=rng.random((num_frames, 2, 4), dtype=np.float32),
+        other_boxes=tuple(rng.random((i % 3, 4), dtype=np.float32) for i in range(num_frames)),
     )
 
 
@@ -91,6 +92,9 @@ def assert_equal(first: TrackChunk, second: TrackChunk) -> None:
         if isinstance(one, np.ndarray):
             np.testing.assert_array_equal(one, other)
             assert one.dtype == other.dtype
+        elif name == "other_boxes":
+            for mine, its in zip(one, other, strict=True):
+                np.testing.assert_array_equal(mine, its)
         else:
             assert one == other, name
 
@@ -178,7 +182,7 @@ def test_missing_manifest_says_the_run_has_not_ended(tmp_path: Path) -> None:
         ("{", "does not parse"),
         ("[]", "does not parse"),
         ("{}", "does not parse"),
-        ('{"schema_version": 99, "counts": {}}', "schema version 1 expected, got 99"),
+        ('{"schema_version": 99, "counts": {}}', "schema version 2 expected, got 99"),
         ('{"schema_version": 1, "counts": {}}', "fields of Manifest expected"),
         ('{"schema_version": 1, "counts": []}', "fields of Manifest expected"),
     ],
@@ -191,14 +195,25 @@ def test_broken_manifest(tmp_path: Path, text: str, message: str) -> None:
 
 def test_another_schema_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = write(tmp_path, [make_chunk()])
-    monkeypatch.setattr(manifest_module, "SCHEMA_VERSION", 2)
-    with pytest.raises(ShardError, match=r"schema version 2 expected, got 1.*new folder"):
+    monkeypatch.setattr(manifest_module, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(manifest_module, "READABLE_VERSIONS", (3,))
+    with pytest.raises(ShardError, match=r"schema version 3 expected, got 2.*new folder"):
         read_chunks(str(tmp_path), shard, 0)
+
+
+def test_shards_of_the_first_version_know_no_others(tmp_path: Path) -> None:
+    shard = write(tmp_path, [make_chunk()])
+    table = pq.read_table(tmp_path / shard)
+    old = table.drop_columns(["other_boxes", "num_look_alikes"])
+    pq.write_table(old.replace_schema_metadata({"schema_version": "1"}), tmp_path / shard)
+    (chunk,) = read_chunks(str(tmp_path), shard, 0)
+    assert chunk.other_boxes == () and chunk.num_look_alikes == 0
+    assert len(chunk.look_alikes(0, 0)) == 0
 
 
 def test_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(ARROW_SCHEMA.remove_metadata().empty_table(), tmp_path / "x.parquet")
-    with pytest.raises(ShardError, match="schema version 1 expected, got none"):
+    with pytest.raises(ShardError, match="schema version 2 expected, got none"):
         read_chunks(str(tmp_path), "x.parquet", 0)
 
 

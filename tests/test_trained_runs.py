@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from data_pipeline.manifest import read_manifest
+from eval_jobs.constant_rates import best_rate, with_constant_rate
 from meta_train import checkpoint as checkpoints
 from meta_train.checkpoint import Checkpoint, CheckpointError, content_digest, load
 from meta_train.learner import initial_learner
 from meta_train.train_config import ScalingConfig, TrainConfig, fingerprint
 from meta_train.trained_runs import TrainResult, keep_result, trained_runs
-from search_spaces.constant_rates import best_rate, with_constant_rate
 
 
 def untrained(config: TrainConfig, folder: Path) -> Path:

@@ -19,7 +19,7 @@ from meta_train.kernel_rates import KernelRatesConfig
 from meta_train.learner import Learner, initial_learner
 from meta_train.outer_step import OuterStep, meta_gradient, to_episodes
 from meta_train.train_config import ValidationConfig
-from meta_train.validation import peak_iou, validate, validation_stream
+from meta_train.validation import validate, validation_stream
 
 SAMPLING = SamplingConfig(val_fraction=0.3)
 CONFIG = ValidationConfig(num_pairs=4, batch_pairs=2)
@@ -84,15 +84,6 @@ def test_pair_tasks_are_plain_pairs_of_one_target(tiny_shards: str) -> None:
         assert (again.support_images == episode.support_images).all(), "the same for every run"
     train = {f"video_{i}" for i in (0, 1, 3, 4, 5, 7)}
     assert not {name.split("/")[1] for name in held_out.table.videos} & train
-
-
-def test_a_perfect_detector_scores_one() -> None:
-    truth = torch.tensor([[10.0, 20.0, 50.0, 80.0], [5.0, 5.0, 25.0, 45.0]])
-    boxes = torch.rand(2, 7, 4) + torch.tensor([100.0, 100.0, 150.0, 150.0])
-    scores = torch.rand(2, 7)
-    boxes[0, 3], scores[0, 3] = truth[0], 2.0
-    boxes[1, 6], scores[1, 6] = truth[1] + torch.tensor([0.0, 0.0, 0.0, 40.0]), 2.0
-    torch.testing.assert_close(peak_iou(boxes, scores, truth), torch.tensor([1.0, 0.5]))
 
 
 def test_the_learner_is_as_it_was(learner: Learner, tiny_shards: str) -> None:

@@ -1,0 +1,180 @@
+"""Detectors that meet on the same held-out pair tasks: which tasks, and at which rates each."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.pair_tasks import PairTask, PairTasksConfig, draw_tasks
+from eval_jobs.constant_rates import best_rate
+from eval_jobs.pair_scores import MEASURES, PairScore, constant, measure
+from eval_jobs.result_files import named_folder
+from meta_train import checkpoint as checkpoints
+from meta_train.kernel_rates import Rates
+from meta_train.learner import Learner
+from meta_train.train_config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """One checkpoint."""
+
+    name: str
+    """How tables and plots call it."""
+
+    config: TrainConfig
+    """Of its training."""
+
+    learner: Learner
+    """The detector."""
+
+    @property
+    def has_learned_rates(self) -> bool:
+        """Whether its training learned rates of the inner loop."""
+        return self.config.outer_loop.method == "maml" and bool(self.config.rates.learned_in)
+
+
+def load_entries(texts: Sequence[str], device: str = "cpu") -> list[Entry]:
+    """Checkpoints given as FOLDER or NAME=FOLDER.
+
+    Raises:
+        CheckpointError: one does not load.
+        ValueError: two have one name.
+    """
+    entries = []
+    for text in texts:
+        name, folder = named_folder(text, needs_name=False)
+        loaded = checkpoints.load(folder, device)
+        name = name or "/".join(Path(folder).parts[-2:])
+        entries.append(Entry(name=name, config=loaded.config, learner=loaded.learner))
+    names = [entry.name for entry in entries]
+    if len(set(names)) != len(names):
+        raise ValueError(f"checkpoints need different names (NAME=FOLDER), got {', '.join(names)}")
+    return entries
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contest:
+    """The tasks, and what each detector does on them."""
+
+    shards: str
+    """Where the tasks' images are."""
+
+    val_fraction: float
+    """Share of the videos that no entry was trained on."""
+
+    tasks: Mapping[str, Sequence[PairTask]]
+    """What is reported on, by subset."""
+
+    tuning: Sequence[PairTask]
+    """What constant rates are chosen by; none where no entry needs it."""
+
+    num_steps: int
+    """Inner steps."""
+
+    constant_rates: tuple[float, ...]
+    """To choose from."""
+
+    @classmethod
+    def draw(
+        cls,
+        shards: str,
+        config: PairTasksConfig,
+        entries: Sequence[Entry],
+        num_steps: int,
+        constant_rates: tuple[float, ...],
+    ) -> "Contest":
+        """The contest of these entries.
+
+        Which videos training leaves out depends on their names and on the share alone, and those of
+        a smaller share are among those of a larger one. So the smallest share is held out by all.
+
+        Raises:
+            ShardError: the shards do not read, or hold too few tasks.
+            ValueError: an entry left no videos out.
+        """
+        shares = {entry.name: entry.config.sampling.val_fraction for entry in entries}
+        if min(shares.values()) == 0:
+            raise ValueError(
+                f"checkpoints trained with sampling.val_fraction above 0 expected, got {shares}: "
+                "pair tasks must be of videos that training left out"
+            )
+        fraction = min(shares.values())
+        tasks = draw_tasks(shards, config, part="report", val_fraction=fraction)
+        if "look_alike" not in tasks and config.num_look_alikes:
+            logger.warning(
+                "%s: no held-out crop is known to show a look-alike, so there is no such subset. "
+                "Shards know look-alikes of datasets that annotate several objects of a category "
+                "in a frame (COCO), if they were cut by a version that stores them",
+                shards,
+            )
+        tuning: Sequence[PairTask] = []
+        if constant_rates and not all(entry.has_learned_rates for entry in entries):
+            drawn = draw_tasks(shards, config, part="tuning", val_fraction=fraction)
+            tuning = drawn["all"]
+        return cls(
+            shards=shards,
+            val_fraction=fraction,
+            tasks=tasks,
+            tuning=tuning,
+            num_steps=num_steps,
+            constant_rates=constant_rates,
+        )
+
+    def num_tasks(self, entries: Sequence[Entry]) -> int:
+        """Tasks in all, those for tuning among them."""
+        own = sum(map(len, self.tasks.values()))
+        return sum(own + (0 if each.has_learned_rates else len(self.tuning)) for each in entries)
+
+    @property
+    def text(self) -> str:
+        """What was used for what."""
+        videos = {(task.dataset, task.video) for tasks in self.tasks.values() for task in tasks}
+        tuned = {(task.dataset, task.video) for task in self.tuning}
+        chosen = f"; constant rates chosen on {len(self.tuning)} tasks of {len(tuned)} others"
+        return (
+            f"Reported on {len(videos)} videos and images that no checkpoint was trained on"
+            f"{chosen if self.tuning else ''}. ± is the standard error of the gain over videos."
+        )
+
+
+def score_entry(
+    contest: Contest, entry: Entry, advance: Callable[[], None] = lambda: None
+) -> list[PairScore]:
+    """The scores of one detector: at its own rates, and at the best constant where it needs one.
+
+    Raises:
+        ValueError: adaptation diverged at all constant rates.
+    """
+    own = "learned" if entry.has_learned_rates else "initial"
+    variants = {own: entry.learner.rates}
+    if contest.tuning and not entry.has_learned_rates:
+        rate = _best_constant(contest, entry.learner, advance)
+        variants[f"best constant ({rate:g})"] = constant(entry.learner.rates, rate)
+    values = {
+        subset: measure(entry.learner, variants, contest.shards, tasks, contest.num_steps, advance)
+        for subset, tasks in contest.tasks.items()
+    }
+    return [
+        PairScore(
+            name=entry.name,
+            rates=rates,
+            tasks=contest.tasks,
+            values={subset: by_rates[rates] for subset, by_rates in values.items()},
+        )
+        for rates in variants
+    ]
+
+
+def _best_constant(contest: Contest, learner: Learner, advance: Callable[[], None]) -> float:
+    """The constant rate with the best overlap after all steps, over the tuning tasks."""
+    variants: dict[str, Rates] = {
+        f"{rate:g}": constant(learner.rates, rate) for rate in contest.constant_rates
+    }
+    found = measure(learner, variants, contest.shards, contest.tuning, contest.num_steps, advance)
+    column = MEASURES.index("iou")
+    overlaps = {float(name): float(v[:, column, -1].mean()) for name, v in found.items()}
+    logger.info("overlap after adaptation by constant rate, tuning tasks: %s", overlaps)
+    return best_rate(overlaps)

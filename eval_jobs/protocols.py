@@ -71,10 +71,12 @@ class Trajectory:
     """In a run with resets what happened on each frame (`TRACKED` and its like); boxes are NaN
     where none was tracked."""
 
+    updated: Bool[ndarray, "frames"] | None = None
+    """In a run in one pass, frames after which the tracker learned; None where nobody noted it."""
+
     def __post_init__(self) -> None:
         counts = [len(self.boxes), len(self.scores), len(self.lost), len(self.seconds)]
-        if self.codes is not None:
-            counts.append(len(self.codes))
+        counts += [len(flags) for flags in (self.codes, self.updated) if flags is not None]
         if len(set(counts)) != 1 or self.boxes.shape[1:] != (4,):
             raise ValueError(
                 "one box of four numbers, score, flag and time (and code) per frame expected, got "
@@ -124,11 +126,12 @@ def one_pass(
             f"{track.name}: a run starts from the box of the first frame, but it has none"
         )
     frames = _frames(tracker, track)
-    boxes, scores, lost, seconds = [], [], [], []
-    for done, (box, score, is_lost, spent) in enumerate(frames, start=1):
-        boxes.append(box)
-        scores.append(score)
-        lost.append(is_lost)
+    boxes, scores, lost, updated, seconds = [], [], [], [], []
+    for done, (prediction, spent) in enumerate(frames, start=1):
+        boxes.append(prediction.box)
+        scores.append(prediction.score)
+        lost.append(prediction.lost)
+        updated.append(prediction.updated)
         seconds.append(spent)
         if on_frame is not None:
             on_frame(done)
@@ -137,23 +140,22 @@ def one_pass(
         scores=np.array(scores, dtype=np.float64),
         lost=np.array(lost, dtype=bool),
         seconds=np.array(seconds, dtype=np.float64),
+        updated=np.array(updated, dtype=bool),
     )
 
 
-def _frames(
-    tracker: Tracker, track: Track
-) -> Iterator[tuple[Float[ndarray, "4"], float, bool, float]]:
-    """Box, score, lost flag and seconds of each frame."""
+def _frames(tracker: Tracker, track: Track) -> Iterator[tuple[Prediction, float]]:
+    """Prediction and seconds of each frame; on the first the given box."""
     first_box = track.boxes[0].astype(np.float64)
     image = read_image(track.image_files[0])
     begin = time.perf_counter()
     tracker.start(image, first_box)
-    yield first_box, 1.0, False, time.perf_counter() - begin
+    yield Prediction(box=first_box, score=1.0, lost=False), time.perf_counter() - begin
     for path in track.image_files[1:]:
         image = read_image(path)
         begin = time.perf_counter()
         prediction = tracker.follow(image)
-        yield prediction.box, prediction.score, prediction.lost, time.perf_counter() - begin
+        yield prediction, time.perf_counter() - begin
 
 
 def supervised(

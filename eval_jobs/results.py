@@ -89,6 +89,8 @@ class ResultStore:
         }
         if trajectory.codes is not None:
             content["codes"] = trajectory.codes.tolist()
+        if trajectory.updated is not None:
+            content["updated"] = trajectory.updated.tolist()
         path = self.path(track)
         write_atomically(path, json.dumps(content | {"sha256": _digest(content)}))
         return path
@@ -152,6 +154,40 @@ class ResultStore:
         }
 
 
+def find_store(folder: Path, max_frames: int | None = None) -> ResultStore:
+    """The store whose files lie in one tracker's folder, such as ``results/NAME-FINGERPRINT``.
+
+    Args:
+        folder: as `ResultStore` names it, in the output folder of all trackers.
+        max_frames: of runs cut short.
+
+    Raises:
+        ResultError: it is not such a folder.
+    """
+    for path in sorted(folder.glob("*/*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            tracker, fingerprint = content["tracker"], content["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResultError(f"{path}: a result file expected, it is not one ({error})") from error
+        store = ResultStore(
+            folder=folder.absolute().parent,
+            tracker=tracker,
+            fingerprint=fingerprint,
+            max_frames=max_frames,
+        )
+        if store._tracker_folder != folder.absolute():
+            raise ResultError(
+                f"{folder}: the results of {tracker} expected under the name "
+                f"{store._tracker_folder.name}; was the folder renamed?"
+            )
+        return store
+    raise ResultError(
+        f"{folder}: one tracker's results (DATASET/SEQUENCE.json) expected, there are none. Give "
+        "a folder that run_benchmarks.py wrote in its output folder"
+    )
+
+
 def annotation_digest(track: Track) -> str:
     """Digest of a sequence's image names and boxes: tells apart two sequences of one name."""
     names = [path.name for path in track.image_files]
@@ -200,6 +236,7 @@ def _trajectory(content: dict[str, Any], track: Track, path: Path) -> Trajectory
             lost=np.array(content["lost"], dtype=bool),
             seconds=np.array(content["seconds"], dtype=np.float64),
             codes=np.array(content["codes"], dtype=np.int64) if "repetition" in content else None,
+            updated=np.array(content["updated"], dtype=bool) if "updated" in content else None,
         )
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise ResultError(

@@ -62,6 +62,11 @@ class SupportSet:
         features = {name: self._features[name][:count] for name in branches}
         return features, self._boxes[:count]
 
+    def first(self, branches: tuple[str, ...]) -> tuple[Features, Float[Tensor, "N 4"]]:
+        """As `samples`, of the initial samples alone."""
+        features = {name: self._features[name][: self._num_initial] for name in branches}
+        return features, self._boxes[: self._num_initial]
+
 
 def _room(initial: Tensor, max_samples: int) -> Tensor:
     """A tensor for ``max_samples`` that begins with the initial ones and keeps their layout."""

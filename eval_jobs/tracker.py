@@ -25,6 +25,7 @@ from eval_jobs.candidates import (
     smooth_shape,
 )
 from eval_jobs.support_set import SupportSet
+from eval_jobs.update_rule import DriftConfig, UpdateGuard
 from meta_train.checkpoint import load_learner
 from meta_train.detectors.backbone import BRANCHES, STRIDE_PX, Branch, Weights
 from meta_train.detectors.network import Features
@@ -67,6 +68,9 @@ class TrackerConfig:
     min_update_gap_frames: int = 1
     """Fewest frames from one update to the next, whatever asks for it. Not in the paper: 1 is no
     limit; more keeps look-alikes that stay in sight from asking for an update on each frame."""
+
+    drift: DriftConfig = DriftConfig()
+    """What an online update must pass. Not in the paper; off."""
 
     penalty_strength: float = 0.2
     """k of the shape penalty (line 10). Not in the paper; PySiamTracking."""
@@ -130,6 +134,9 @@ class Prediction:
     lost: bool
     """The target was not found, and the box is that of the frame before."""
 
+    updated: bool = False
+    """The tracker learned from this frame on; an update that was undone does not count."""
+
 
 @runtime_checkable
 class Tracker(Protocol):
@@ -159,6 +166,7 @@ class OnlineTracker:
         self.config = TrackerConfig() if config is None else config
         self._learner = learner
         self._support: SupportSet | None = None
+        self._guard: UpdateGuard | None = None
         self._weights: Weights = learner.weights
         self._box = np.zeros(4)
         self._frame_number = 0
@@ -205,6 +213,8 @@ class OnlineTracker:
             max_samples=self.config.max_support,
         )
         self._weights = self._descend(self._support, self.config.first_frame_steps, BRANCHES)  # 3
+        guarded = self.config.drift, self._learner, self._weights, self._support
+        self._guard = UpdateGuard(*guarded)
         self._box = first_box
         self._frame_number = 1
         self._last_update = 1
@@ -216,7 +226,7 @@ class OnlineTracker:
             ValueError: the image is not RGB bytes.
             TrackingError: `start` was not called, or the scores are no longer numbers.
         """
-        if self._support is None:
+        if self._support is None or self._guard is None:
             raise TrackingError("follow was called before start: give the first frame and its box")
         check_image(image)
         config = self.config
@@ -246,19 +256,22 @@ class OnlineTracker:
         score = float(scores[winner])
         if score > config.add_threshold:  # line 13
             self._support.add(features, self._to_device(box_in_crop[None]))
+        before = self._weights
         if self._update_is_due(scores, winner, box_in_crop):  # line 14
             self._weights = self._descend(  # line 15
                 self._support, config.update_steps, config.update_branches
             )
+            self._weights = self._guard.passed(self._weights, before)
             self._last_update = self._frame_number
-        return Prediction(box=self._box, score=score, lost=False)
+        is_updated = self._weights is not before
+        return Prediction(box=self._box, score=score, lost=False, updated=is_updated)
 
     def _update_is_due(
         self, scores: Float[ndarray, "L"], winner: int, box_in_crop: Float[ndarray, "4"]
     ) -> bool:
         """Whether the frame's number or a distractor asks for an update (line 14)."""
         config = self.config
-        if config.update_interval_frames is None:
+        if config.update_interval_frames is None or not config.drift.allows(scores[winner]):
             return False
         if self._frame_number - self._last_update < config.min_update_gap_frames:
             return False

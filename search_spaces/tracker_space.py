@@ -6,6 +6,7 @@ from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.tracker import TrackerConfig
+from eval_jobs.update_rule import DriftConfig
 from search_spaces.measures import SPEED, benchmark_measures
 from search_spaces.search import Interval, Options, Search, Space
 from search_spaces.sequence_parts import TuningConfig
@@ -44,6 +45,15 @@ class TrackerChoice:
     first_frame_steps: int = _USUAL.first_frame_steps
     """Gradient steps on the first frame."""
 
+    min_update_score: float = 0.0
+    """No update on a frame that scores no more; 0: on any frame."""
+
+    rollback_factor: float = 0.0
+    """An update is undone that raises the first frame's loss above so many times; 0: none."""
+
+    pull_back: float = _USUAL.drift.pull_back
+    """Share of the way back to the first frame's weights after each update."""
+
 
 SPACE: Space = {
     "penalty_strength": Interval(low=0.0, high=0.5),
@@ -55,6 +65,9 @@ SPACE: Space = {
     "update_interval_frames": Options(values=(0, 5, 10, 20, 40)),
     "min_update_gap_frames": Options(values=(1, 5, 10)),
     "first_frame_steps": Options(values=(1, 3, 5, 8)),
+    "min_update_score": Interval(low=0.0, high=0.8),
+    "rollback_factor": Options(values=(0.0, 1.2, 1.5, 2.0, 4.0)),
+    "pull_back": Interval(low=0.0, high=0.5),
 }
 """What each knob may be."""
 
@@ -68,6 +81,9 @@ Knob = Literal[
     "update_interval_frames",
     "min_update_gap_frames",
     "first_frame_steps",
+    "min_update_score",
+    "rollback_factor",
+    "pull_back",
 ]
 """Names of `SPACE`, for the command line."""
 
@@ -86,6 +102,11 @@ def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
         update_interval_frames=interval,
         min_update_gap_frames=choice.min_update_gap_frames,
         first_frame_steps=choice.first_frame_steps,
+        drift=DriftConfig(
+            min_update_score=choice.min_update_score or None,
+            rollback_factor=choice.rollback_factor or None,
+            pull_back=choice.pull_back,
+        ),
     )
     evaluation = replace(
         base.evaluation,

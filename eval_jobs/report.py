@@ -14,7 +14,7 @@ from eval_jobs.benchmarks import Benchmark, sequence_name
 from eval_jobs.plots import attribute_figure, curve_figures
 from eval_jobs.published import PublishedScore, published_scores
 from eval_jobs.results import file_name
-from eval_jobs.scores import SequenceScore, TrackerScore
+from eval_jobs.scores import TrackerScore, worst_first
 from meta_train.run_log import RunLog
 
 Row = dict[str, Any]
@@ -58,7 +58,7 @@ def sequence_rows(scores: Sequence[TrackerScore]) -> list[Row]:
         | {"lost_frames": each.num_lost, "fps": _speed(each.fps)}
         | {"attributes": attributes[each.sequence]}
         for score in scores
-        for each in _worst_first(score)
+        for each in worst_first(score)
     ]
 
 
@@ -194,23 +194,6 @@ def _sequence_attributes(scores: Sequence[TrackerScore]) -> dict[str, str]:
     return {
         sequence_name(track): " ".join(attributes_of(track)) for track in scores[0].selection.tracks
     }
-
-
-def _worst_first(score: TrackerScore) -> list[SequenceScore]:
-    """A tracker's sequences by the first metric that a sequence has; as they are if none has.
-
-    Those of which it could not be measured come before all others.
-    """
-    metric = next((each for each in score.selection.benchmark.metrics if each.per_sequence), None)
-    if metric is None:
-        return list(score.sequences)
-    name, sign = metric.name, 1.0 if metric.higher_is_better else -1.0
-
-    def goodness(each: SequenceScore) -> float:
-        value = each.values[name]
-        return sign * value if math.isfinite(value) else -math.inf
-
-    return sorted(score.sequences, key=goodness)
 
 
 def _beside(

@@ -1,5 +1,6 @@
 """From trajectories to the score of a tracker on a benchmark."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,6 +145,23 @@ def score_tracker(
         sequences=sequences,
         setting=setting,
     )
+
+
+def worst_first(score: TrackerScore) -> list[SequenceScore]:
+    """A tracker's sequences by the first metric that a sequence has; as they are if none has.
+
+    Those of which it could not be measured come before all others.
+    """
+    metric = next((each for each in score.selection.benchmark.metrics if each.per_sequence), None)
+    if metric is None:
+        return list(score.sequences)
+    name, sign = metric.name, 1.0 if metric.higher_is_better else -1.0
+
+    def goodness(each: SequenceScore) -> float:
+        value = each.values[name]
+        return sign * value if math.isfinite(value) else -math.inf
+
+    return sorted(score.sequences, key=goodness)
 
 
 def _repetitions(runs: Runs) -> Sequence[Trajectory]:

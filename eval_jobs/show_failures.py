@@ -1,0 +1,82 @@
+"""The worst sequences of a tracker, frame by frame: what goes wrong, and when.
+
+    python eval_jobs/show_failures.py --folder OTB --partial --output strips \\
+        --trackers "results/FCOS-MAML__online_updating-0123456789ab"
+
+Takes the results that an evaluation left (the folder of one tracker among them), tracks nothing,
+and draws a strip for each of the worst sequences: frames with the true box (yellow) and the
+tracker's (green, red where it says that it is lost), most of them about the frame at which it
+first fails; below, overlap and score by frame, and where it learned.
+"""
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from eval_jobs.benchmarks import find_benchmark, select, sequence_name
+from eval_jobs.failure_strips import StripConfig, strip_figure, write_png
+from eval_jobs.results import file_name, find_store
+from eval_jobs.scores import score_tracker, worst_first
+from meta_train.run_log import MlflowConfig, RunLog
+
+
+def main(
+    folder: Path,
+    trackers: tuple[Path, ...],
+    benchmark: str = "otb100",
+    output: Path = Path("strips"),
+    num_sequences: int = 3,
+    strip: StripConfig = StripConfig(),  # noqa: B008
+    partial: bool = False,
+    max_frames: int | None = None,
+    mlflow: MlflowConfig = MlflowConfig(),  # noqa: B008
+) -> None:
+    """Draws the worst sequences of trackers.
+
+    Args:
+        folder: the sequences, in the benchmark's own layout.
+        trackers: folders of single trackers' results, such as results/NAME-FINGERPRINT.
+        benchmark: a row of BENCHMARKS, of one pass; its first metric says which are worst.
+        output: takes a PNG file per tracker and sequence.
+        num_sequences: how many of the worst.
+        strip: what is shown of each.
+        partial: accept that sequences of the benchmark are missing.
+        max_frames: of results over the first so many frames of each sequence.
+        mlflow: where they are logged.
+    """
+    row = find_benchmark(benchmark)
+    selection = select(row, folder.absolute(), partial=partial, max_frames=max_frames)
+    stores = [find_store(each, max_frames) for each in trackers]
+    run_log = RunLog.start(
+        mlflow,
+        run_name=f"failures of {stores[0].tracker}",
+        params={"benchmark": benchmark, "trackers": " ".join(map(str, trackers))},
+        tags={"kind": "failures"},
+    )
+    status: Literal["FINISHED", "FAILED"] = "FAILED"
+    try:
+        for store in stores:
+            runs = [store.read_existing(track) for track in selection.tracks]
+            score = score_tracker(store.tracker, store.fingerprint, selection, runs)
+            by_name = {
+                sequence_name(track): (track, run)
+                for track, run in zip(selection.tracks, runs, strict=True)
+            }
+            for each in worst_first(score)[:num_sequences]:
+                values = ", ".join(f"{name} {value:.3f}" for name, value in each.values.items())
+                title = f"{store.tracker} on {each.sequence}: {values} ({score.label})"
+                figure = strip_figure(*by_name[each.sequence], strip, title=title)
+                name = f"{file_name(store.tracker)}-{file_name(each.sequence)}.png"
+                write_png(figure, output / name)
+                run_log.log_figure(figure, f"strips/{name}")
+                print(f"{output / name}: {title}")
+        status = "FINISHED"
+    finally:
+        run_log.finish(status)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    tyro.cli(main)

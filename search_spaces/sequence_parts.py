@@ -100,6 +100,8 @@ class StudySequences:
     @property
     def text(self) -> str:
         """A line for the report that says which were used for what."""
+        if not self.report.frames:
+            return "Nothing is tracked: compared by held-out pair tasks."
         if self.tuning is None:
             return f"Nothing was chosen by sequences. Reported on {self.report.text}."
         return f"Chosen by {self.tuning.text}.\nReported on {self.report.text}."
@@ -123,7 +125,8 @@ def study_sequences(
     """The sequences of a study, after a look at the folders.
 
     Args:
-        evaluation: what is reported on; without a folder, the synthetic videos.
+        evaluation: what is reported on; without a folder, the synthetic videos. Without phases
+            there are none: the validation's pair tasks are what counts.
         tuning: what the study chooses by; None where it chooses nothing.
         synthetic: the videos of the run, which need not be made yet.
 
@@ -132,6 +135,9 @@ def study_sequences(
             `DatasetError` and `IncompleteResultsError` are such, and say what to do.
     """
     benchmark = _with_ground_truth(evaluation.benchmark)
+    if not evaluation.phases:
+        nothing = SequenceSet(benchmark=benchmark, frames={}, annotations={})
+        return StudySequences(report=nothing, tuning=None)
     videos = _videos(benchmark, evaluation, synthetic)
     if tuning is None:
         return StudySequences(

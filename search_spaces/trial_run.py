@@ -52,7 +52,7 @@ class TrialResult:
     all cells have them."""
 
     label: str = ""
-    """The benchmark, its protocol and how much of it was run."""
+    """The benchmark, its protocol and how much of it was run; or that nothing was tracked."""
 
     mlflow_run_id: str = ""
     """Its run; empty where it failed before there was one."""
@@ -145,7 +145,8 @@ def run_trial(trial: Trial, trained: TrainResult, settings: StudySettings) -> Tr
             run_log,
             own_settings=settings.own_settings,
         )
-        log_scores(run_log, scores)
+        if scores:
+            log_scores(run_log, scores)
         metrics = _metrics(variant, trained, scores)
         run_log.log_metrics(metrics, step=0)
         status = "FINISHED"
@@ -156,7 +157,9 @@ def run_trial(trial: Trial, trained: TrainResult, settings: StudySettings) -> Tr
         cell=variant.cell,
         seed=variant.seed,
         metrics=metrics,
-        label=f"{trial.sequences.report.benchmark.title}; {scores[0].label}",
+        label=f"{trial.sequences.report.benchmark.title}; {scores[0].label}"
+        if scores
+        else "held-out pair tasks",
         mlflow_run_id=run_log.handle.run_id,
         trained_run=trained.run_id,
         tuning={f"{rate:g}": score for rate, score in tried.items()},
@@ -205,8 +208,10 @@ def _track(
     *,
     own_settings: bool = False,
 ) -> list[TrackerScore]:
-    """The scores of a checkpoint in each phase."""
+    """The scores of a checkpoint in each phase; none where there is no phase."""
     evaluation = config.evaluation
+    if not evaluation.phases:
+        return []
     specs = phase_specs(
         checkpoint,
         evaluation.tracker,
@@ -272,5 +277,7 @@ def _metrics(
     for phase, score in zip(variant.config.evaluation.phases, scores, strict=True):
         own = score.values | {"fps": score.fps}
         metrics |= {f"{phase}/{name}": value for name, value in own.items()}
-    first = scores[0].values | {"fps": scores[0].fps}
-    return metrics | {f"tracking/{name}": value for name, value in first.items()}
+    for score in scores[:1]:
+        first = score.values | {"fps": score.fps}
+        metrics |= {f"tracking/{name}": value for name, value in first.items()}
+    return metrics

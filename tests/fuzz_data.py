@@ -195,7 +195,7 @@ def _read_index(folder: Path) -> None:
 def _make_manifest(folder: Path) -> Files:
     counts = {"coco": DatasetCounts(videos=8, tracks=8, rows=8, frames=8, images=24)}
     manifest = Manifest(
-        schema_version=1,
+        schema_version=2,
         num_views=2,
         jpeg_quality=90,
         seed=0,

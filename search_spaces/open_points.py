@@ -1,0 +1,225 @@
+"""What the paper leaves open, a point at a time, compared by held-out pair tasks; nothing tracks.
+
+Each cell changes the base in one point. It is judged by the overlap of the box at the score's peak,
+before and after adaptation, on videos that training leaves out: losses would not do, since some
+cells change what a loss is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from data_pipeline.sampling import PairShares, SamplingConfig
+from eval_jobs.pipeline import PipelineConfig
+from meta_train.detectors import DetectorConfig
+from meta_train.detectors.fcos import FcosConfig
+from meta_train.train_config import TrainConfig
+from search_spaces.measures import Measure
+from search_spaces.study import Cell, Study, grid
+
+Point = Literal[
+    "head_input",
+    "score_loss",
+    "loss_weights",
+    "initial_rates",
+    "outer_rates",
+    "head",
+    "block4",
+    "background_pairs",
+]
+"""Names of `POINTS`, for the command line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenPointsChoice:
+    """What differs from the base: None and a factor of 1 leave it as it is."""
+
+    normalise: bool | None = None
+    """Whether the head's input is standardised over channels."""
+
+    balance_cells: bool | None = None
+    """Whether cells inside and outside the box count alike in the score's loss (FCOS)."""
+
+    negatives_per_positive: float | None = None
+    """So many of the worst cells outside count for each inside (FCOS)."""
+
+    cls_weight_factor: float = 1.0
+    """Of the score's loss, which also scales the branch's inner steps."""
+
+    reg_weight_factor: float = 1.0
+    """Of the regression's loss."""
+
+    initial_rate_factor: float = 1.0
+    """Of the value that all inner rates start from."""
+
+    heads_rate_factor: float = 1.0
+    """Of Adam's rate for the heads."""
+
+    block4_rate_factor: float = 1.0
+    """Of Adam's rate for block-4."""
+
+    rates_rate_factor: float = 1.0
+    """Of Adam's rate for the inner rates."""
+
+    num_hidden: int | None = None
+    """Hidden convolutions of a head."""
+
+    hidden_factor: int = 1
+    """Of their channels."""
+
+    learns_block4: bool | None = None
+    """Whether the outer loop learns block-4, or leaves it as it came."""
+
+    background_factor: float = 1.0
+    """Of the share of pairs whose query does not show the target."""
+
+
+def _cell(name: str, **changes: float | int | bool | None) -> Cell[OpenPointsChoice]:
+    return Cell(name=name, choice=OpenPointsChoice(**changes))  # type: ignore[arg-type]
+
+
+START = _cell("start")
+"""The base itself: a row of every table."""
+
+POINTS: dict[Point, tuple[Cell[OpenPointsChoice], ...]] = {
+    "head_input": (_cell("raw_input", normalise=False),),
+    "score_loss": (
+        _cell("mean_over_cells", balance_cells=False, negatives_per_positive=0.0),
+        _cell("worst_3_negatives", negatives_per_positive=3.0),
+        _cell("worst_10_negatives", negatives_per_positive=10.0),
+    ),
+    "loss_weights": (
+        _cell("cls_half", cls_weight_factor=0.5),
+        _cell("cls_double", cls_weight_factor=2.0),
+        _cell("reg_half", reg_weight_factor=0.5),
+        _cell("reg_double", reg_weight_factor=2.0),
+    ),
+    "initial_rates": (
+        _cell("initial_rates_third", initial_rate_factor=1 / 3),
+        _cell("initial_rates_triple", initial_rate_factor=3.0),
+    ),
+    "outer_rates": (
+        _cell("heads_fifth", heads_rate_factor=0.2),
+        _cell("heads_double", heads_rate_factor=2.0),
+        _cell("block4_third", block4_rate_factor=1 / 3),
+        _cell("block4_triple", block4_rate_factor=3.0),
+        _cell("rates_third", rates_rate_factor=1 / 3),
+        _cell("rates_triple", rates_rate_factor=3.0),
+    ),
+    "head": (
+        _cell("linear_head", num_hidden=0),
+        _cell("two_hidden", num_hidden=2),
+        _cell("double_width", hidden_factor=2),
+        _cell("fourfold_width", hidden_factor=4),
+    ),
+    "block4": (_cell("block4_frozen", learns_block4=False),),
+    "background_pairs": (
+        _cell("no_background_pairs", background_factor=0.0),
+        _cell("double_background_pairs", background_factor=2.0),
+    ),
+}
+"""The alternatives, by what is open."""
+
+
+def configure(choice: OpenPointsChoice, base: PipelineConfig) -> PipelineConfig:
+    """The base with these changes, trained and validated, and no tracking.
+
+    Raises:
+        ValueError: the base's detector has no such setting.
+    """
+    train, outer = base.train, base.train.outer_loop
+    outer = replace(
+        outer,
+        learning_rate=outer.learning_rate * choice.heads_rate_factor,
+        backbone_learning_rate=outer.backbone_learning_rate * choice.block4_rate_factor,
+        rates_learning_rate=outer.rates_learning_rate * choice.rates_rate_factor,
+    )
+    if choice.learns_block4 is not None:
+        outer = replace(outer, learns="head+block4" if choice.learns_block4 else "head")
+    initial = train.rates.initial * choice.initial_rate_factor
+    train = replace(
+        train,
+        detector=_detector(choice, train),
+        rates=replace(train.rates, initial=initial),
+        outer_loop=outer,
+        sampling=_sampling(choice, train.sampling),
+    )
+    return replace(base, train=train, evaluation=replace(base.evaluation, phases=(), folder=""))
+
+
+def _detector(choice: OpenPointsChoice, train: TrainConfig) -> DetectorConfig:
+    detector = train.detector
+    network = detector.network
+    head = network.head
+    head = replace(
+        head,
+        normalise=head.normalise if choice.normalise is None else choice.normalise,
+        num_hidden=head.num_hidden if choice.num_hidden is None else choice.num_hidden,
+        hidden_channels=head.hidden_channels * choice.hidden_factor,
+    )
+    weights = {
+        "cls_weight": detector.cls_weight * choice.cls_weight_factor,  # type: ignore[attr-defined]
+        "reg_weight": detector.reg_weight * choice.reg_weight_factor,  # type: ignore[attr-defined]
+    }
+    detector = replace(detector, network=replace(network, head=head), **weights)
+    if choice.balance_cells is None and choice.negatives_per_positive is None:
+        return detector
+    if not isinstance(detector, FcosConfig):
+        raise ValueError(
+            "balance_cells and negatives_per_positive are FCOS-MAML's, got the detector "
+            f"{detector.kind!r}; leave out the point score_loss"
+        )
+    balanced = detector.balance_cells if choice.balance_cells is None else choice.balance_cells
+    return replace(
+        detector,
+        balance_cells=balanced,
+        negatives_per_positive=choice.negatives_per_positive or None,
+    )
+
+
+def _sampling(choice: OpenPointsChoice, sampling: SamplingConfig) -> SamplingConfig:
+    """The same pairs with another share of those without the target."""
+    factor = choice.background_factor
+    if factor == 1:
+        return sampling  # to the last bit: it is the same training
+
+    def scaled(shares: PairShares) -> PairShares:
+        without = (1 - shares.same_target) * factor
+        return PairShares(same_target=1 - without, same_category=shares.same_category * factor)
+
+    return replace(
+        sampling,
+        video_pairs=scaled(sampling.video_pairs),
+        still_pairs=scaled(sampling.still_pairs),
+    )
+
+
+def measures(num_steps: int, *, look_alikes: bool) -> tuple[Measure, ...]:
+    """Overlaps before and after adaptation, of all pair tasks and of those with look-alikes."""
+    sets = {"": "IoU"} | ({"look_alike_": "IoU beside a look-alike"} if look_alikes else {})
+    return tuple(
+        Measure(name=f"val/{mark}iou_{k}", title=f"{title}, {when}", higher_is_better=True)
+        for mark, title in sets.items()
+        for k, when in ((num_steps, "after"), (0, "before"))
+    )
+
+
+def open_points_study(
+    base: PipelineConfig,
+    seeds: tuple[int, ...],
+    *,
+    points: Sequence[Point],
+    look_alikes: bool,
+) -> Study:
+    """The base beside all alternatives in these points, each trained with each seed.
+
+    Raises:
+        ValueError: an alternative makes no valid config of this base.
+    """
+    cells = [START, *(cell for point in points for cell in POINTS[point])]
+    return Study(
+        name="ablation_open_points",
+        title=f"Open points: {', '.join(points)}",
+        variants=grid(cells, configure, base, seeds),
+        measures=measures(base.train.inner_loop.num_steps, look_alikes=look_alikes),
+    )

@@ -1,0 +1,86 @@
+"""The study of what the paper leaves open: each alternative changes one thing of the base."""
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from eval_jobs.presets import PRESETS
+from meta_train.run_log import flatten_config
+from search_spaces.open_points import (
+    POINTS,
+    OpenPointsChoice,
+    Point,
+    configure,
+    measures,
+    open_points_study,
+)
+from search_spaces.plan import tracking_seconds
+from search_spaces.study import trials
+
+BASE = PRESETS["small"][1]
+CELLS = [(point, cell) for point, cells in POINTS.items() for cell in cells]
+
+
+def changes(choice: OpenPointsChoice) -> dict[str, object]:
+    """The settings of training that differ from the base's."""
+    before = flatten_config(BASE.train)
+    after = flatten_config(configure(choice, BASE).train)
+    return {name: value for name, value in after.items() if value != before[name]}
+
+
+def test_the_start_is_the_base_without_tracking() -> None:
+    assert changes(OpenPointsChoice()) == {}
+    assert configure(OpenPointsChoice(), BASE).evaluation.phases == ()
+
+
+@pytest.mark.parametrize(("point", "cell"), CELLS, ids=[cell.name for _, cell in CELLS])
+def test_each_alternative_changes_its_own_settings(point: Point, cell: object) -> None:
+    places = {
+        "head_input": "detector.network.head.normalise",
+        "score_loss": "detector.",
+        "loss_weights": "detector.",
+        "initial_rates": "rates.initial",
+        "outer_rates": "outer_loop.",
+        "head": "detector.network.head.",
+        "block4": "outer_loop.learns",
+        "background_pairs": "sampling.",
+    }
+    found = changes(cell.choice)  # type: ignore[attr-defined]
+    assert found and all(name.startswith(places[point]) for name in found), found
+    assert point == "background_pairs" or len(found) == 1
+
+
+def test_factors_scale_what_they_say() -> None:
+    assert changes(OpenPointsChoice(reg_weight_factor=2.0)) == {"detector.reg_weight": 10.0}
+    assert changes(OpenPointsChoice(initial_rate_factor=3.0)) == {"rates.initial": 0.003}
+    assert changes(OpenPointsChoice(hidden_factor=2)) == {
+        "detector.network.head.hidden_channels": 64
+    }
+    pairs = configure(OpenPointsChoice(background_factor=2.0), BASE).train.sampling
+    assert pairs.video_pairs.same_target == pytest.approx(0.8)
+    assert pairs.video_pairs.same_category == pytest.approx(0.10)
+    assert pairs.still_pairs.same_target == pytest.approx(0.2)
+
+
+def test_all_points_make_a_study_that_needs_no_benchmark(tiny_shards: str) -> None:
+    base = replace(BASE, train=replace(BASE.train, shards=tiny_shards))
+    study = open_points_study(base, (0,), points=get_args(Point), look_alikes=True)
+    assert study.cells[0] == "start" and len(study.cells) == 1 + len(CELLS)
+    found = trials(study)
+    assert len({trial.trial_id for trial in found}) == len({t.training for t in found}) == 24
+    assert tracking_seconds(found[0]) == 0
+    assert "held-out pair tasks" in found[0].sequences.text
+    assert [measure.name for measure in measures(4, look_alikes=True)] == [
+        "val/iou_4",
+        "val/iou_0",
+        "val/look_alike_iou_4",
+        "val/look_alike_iou_0",
+    ]
+
+
+def test_a_score_loss_of_fcos_is_refused_for_retina() -> None:
+    with pytest.raises(ValueError, match="leave out the point score_loss"):
+        open_points_study(
+            PRESETS["small-retina"][1], (0,), points=("score_loss",), look_alikes=False
+        )

@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 from data_pipeline.readers import synthetic
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
-from eval_jobs.presets import QUICKSTART_TRAINING
 from meta_train.run_log import MlflowConfig
 from meta_train.train_config import OuterLoopConfig, ScalingConfig, TrainConfig, ValidationConfig
+from meta_train.train_presets import QUICKSTART_TRAINING
 from search_spaces.comparison import (
     compare_url,
     comparison_figure,

@@ -24,7 +24,13 @@ from eval_jobs.scores import TrackerScore
 from eval_jobs.tracker import TrackerConfig
 from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, phase_specs
 from meta_train.checkpoint import load_learner
-from meta_train.diagnosis import adaptation_curves, score_map_figure
+from meta_train.diagnosis import (
+    adaptation_curves,
+    loss_curves,
+    loss_curves_figure,
+    rates_figure,
+    score_map_figure,
+)
 from meta_train.mlflow_runs import keep_mlflow_run, mlflow_run_of
 from meta_train.outer_step import to_episodes
 from meta_train.placement import require_room
@@ -277,15 +283,21 @@ def _write(storage: str, run_id: str, name: str, content: bytes) -> None:
 
 
 def log_adaptation(run_log: RunLog, train: TrainConfig, result: TrainResult) -> None:
-    """Losses by inner step and score maps of the best checkpoint."""
+    """Of the best checkpoint: losses by inner step (Fig. 5 among them), rates and score maps."""
     if not any(name.startswith("val/iou_") for name in result.metrics):
         return
     run_log.log_figure(adaptation_curves(result.metrics), "plots/adaptation_curves.png")
     held_out = validation_stream(train.shards, train.sampling)
     batch = stack([held_out.episode(lane, 0) for lane in range(4)])
     episodes = to_episodes(batch, torch.device("cpu"), torch.float32)
-    figure = score_map_figure(load_learner(result.best), episodes, train.inner_loop.num_steps)
+    learner = load_learner(result.best)
+    figure = score_map_figure(learner, episodes, train.inner_loop.num_steps)
     run_log.log_figure(figure, "plots/score_maps.png")
+    run_log.log_figure(rates_figure(learner.rates), "plots/rates.png")
+    curves = loss_curves(learner, episodes)
+    run_log.log_figure(loss_curves_figure(curves), "plots/loss_curves.png")
+    for step, (support, query) in enumerate(zip(*curves.values(), strict=True)):
+        run_log.log_metrics({"adapting/support_loss": support, "adapting/query_loss": query}, step)
 
 
 def tracker_name(train: TrainConfig) -> str:

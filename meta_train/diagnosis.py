@@ -1,4 +1,6 @@
-"""Pictures of what adaptation does: losses by inner step and score maps (the paper's Fig. 5)."""
+"""Pictures of adaptation: losses by inner step (the paper's Fig. 5), rates, score maps."""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -7,8 +9,13 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from meta_train.detectors.backbone import MAP_SIZE
+from meta_train.inner_loop import losses, mean_loss
+from meta_train.kernel_rates import Rates
 from meta_train.learner import Learner
 from meta_train.outer_step import Episodes, label_episodes
+
+FIGURE_5_STEPS = 20
+"""Inner steps that the paper's figure shows, five times those that are trained for."""
 
 
 def adaptation_curves(metrics: dict[str, float]) -> Figure:
@@ -27,14 +34,71 @@ def adaptation_curves(metrics: dict[str, float]) -> Figure:
     return figure
 
 
+def loss_curves(
+    learner: Learner, episodes: Episodes, num_steps: int = FIGURE_5_STEPS
+) -> dict[str, list[float]]:
+    """Support and query loss at theta_0..theta_K on the way to each pair's target (Fig. 5), means.
+
+    The paper's curves are of one sequence; ours are of the pairs given.
+    """
+    query_labels, support_labels = label_episodes(learner.detector, episodes)
+    num_pairs = len(episodes.query_images)
+    totals = {"support": torch.zeros(num_steps + 1), "query": torch.zeros(num_steps + 1)}
+    for pair in range(num_pairs):
+        sets = {
+            "support": (episodes.support_images[pair], _rows(support_labels, pair, num_pairs)),
+            "query": (episodes.query_images[pair], _rows(query_labels, pair, num_pairs)),
+        }
+        known = {
+            name: (learner.features(images), labels) for name, (images, labels) in sets.items()
+        }
+        weights = learner.weights
+        for k in range(num_steps + 1):
+            if k:
+                weights = learner.adapt(weights, *known["support"], num_steps=1)
+            for name, (features, labels) in known.items():
+                with torch.no_grad():
+                    by_branch = losses(learner.detector, weights, features, labels, learner.adapts)
+                totals[name][k] += mean_loss(by_branch).cpu() / num_pairs
+    return {name: total.tolist() for name, total in totals.items()}
+
+
+def loss_curves_figure(curves: dict[str, list[float]]) -> Figure:
+    """The curves of `loss_curves`."""
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, values in curves.items():
+        axes.plot(values, marker=".", label=f"{name} loss")
+    axes.set(xlabel="inner steps", ylabel="loss", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def rates_figure(rates: Rates) -> Figure:
+    """How the rates of each layer are spread: quartiles, and the furthest."""
+    figure = Figure(figsize=(7, 0.4 * len(rates) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    values = [rate.detach().flatten().cpu().numpy() for rate in rates.values()]
+    axes.boxplot(values[::-1], orientation="horizontal", whis=(0, 100))
+    axes.set_yticks(range(1, len(rates) + 1), list(rates)[::-1])
+    axes.axvline(0, color="grey", lw=0.8)
+    axes.set(xlabel="inner rate")
+    axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def _rows(labels: Any, pair: int, num_pairs: int) -> Any:
+    """One pair's labels of all pairs', one after another."""
+    return type(labels)(*(field.unflatten(0, (num_pairs, -1))[pair] for field in labels))
+
+
 def score_maps(learner: Learner, episodes: Episodes, num_steps: int) -> Float[ndarray, "P 2 33 33"]:
     """Each pair's query score map before and after adaptation to its support."""
     maps = []
     _, support_labels = label_episodes(learner.detector, episodes)
-    num_support = episodes.support_images.shape[1]
     for pair in range(len(episodes.query_images)):
-        rows = slice(pair * num_support, (pair + 1) * num_support)
-        labels = type(support_labels)(*(field[rows] for field in support_labels))
+        labels = _rows(support_labels, pair, len(episodes.query_images))
         support = learner.features(episodes.support_images[pair])
         query = learner.features(episodes.query_images[pair][:1])
         adapted = learner.adapt(learner.weights, support, labels, num_steps=num_steps)

@@ -14,7 +14,14 @@ from meta_train.detectors.backbone import BackboneConfig
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.detectors.heads import HeadConfig
 from meta_train.detectors.network import NetworkConfig
-from meta_train.diagnosis import adaptation_curves, score_map_figure, score_maps
+from meta_train.diagnosis import (
+    adaptation_curves,
+    loss_curves,
+    loss_curves_figure,
+    rates_figure,
+    score_map_figure,
+    score_maps,
+)
 from meta_train.kernel_rates import KernelRatesConfig
 from meta_train.learner import Learner, initial_learner
 from meta_train.outer_step import OuterStep, meta_gradient, to_episodes
@@ -110,3 +117,28 @@ def test_pictures_show_every_step_and_every_pair(learner: Learner, tiny_shards: 
     torch.testing.assert_close(torch.from_numpy(maps[1, 1]), expected)
     assert (maps[:, 0] != maps[:, 1]).any()
     assert len(score_map_figure(learner, episodes, num_steps=1).axes) == 8
+
+
+def test_loss_curves_follow_both_sets_over_all_steps(learner: Learner, tiny_shards: str) -> None:
+    held_out = validation_stream(tiny_shards, SAMPLING)
+    batch = stack([held_out.episode(lane, count) for count in range(2) for lane in range(2)])
+    episodes = to_episodes(batch, torch.device("cpu"), torch.float32)
+    curves = loss_curves(learner, episodes, num_steps=5)
+    assert {name: len(values) for name, values in curves.items()} == {"support": 6, "query": 6}
+    expected = run(learner, tiny_shards)
+    for k in range(3):
+        assert curves["query"][k] == pytest.approx(expected[f"val/query_loss_{k}"], rel=1e-4)
+    assert curves["support"] == sorted(curves["support"], reverse=True), "it learns the support"
+    as_query = episodes._replace(
+        query_images=episodes.support_images,
+        query_boxes=episodes.support_boxes,
+        query_present=torch.ones(4, 3, dtype=torch.bool),
+    )
+    assert loss_curves(learner, as_query, num_steps=1)["query"] == curves["support"][:2]
+    (axes,) = loss_curves_figure(curves).axes
+    assert [len(line.get_xdata()) for line in axes.lines] == [6, 6]
+
+
+def test_a_picture_of_the_rates_has_a_row_for_each_layer(learner: Learner) -> None:
+    (axes,) = rates_figure(learner.rates).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(learner.rates)[::-1]

@@ -30,20 +30,22 @@ def batch_gradient(
     fixed = {name: weight.detach() for name, weight in weights.items()}
     images = torch.cat([episodes.query_images, episodes.support_images], dim=1)
     features = boundary_features(
-        detector, fixed | leaves, images, setup.adapts, exact=setup.exact_features
+        detector, fixed | leaves, images, setup.adapts, exact=setup.exact_backbone
     )
     pairs, per_pair = images.shape[:2]
     query_labels, support_labels = label_episodes(detector, episodes)
     labels = _pair_by_pair(query_labels, support_labels, pairs)
     flat = {branch: x.flatten(0, 1) for branch, x in features.items()}
-    by_branch = losses(detector, fixed | leaves, flat, labels, setup.adapts)
+    by_branch = losses(
+        detector, fixed | leaves, flat, labels, setup.adapts, exact=setup.exact_backbone
+    )
     total = mean_loss(by_branch) * pairs
     found = torch.autograd.grad(total, list(leaves.values()))
     return MetaGradient(
         weights=dict(zip(learned, found, strict=True)),
         rates={},
         query_losses={b: each.detach().sum().view(1) / per_pair for b, each in by_branch.items()},
-        num_pairs=pairs,
+        num_pairs=total.new_full((), pairs),
     )
 
 

@@ -28,16 +28,34 @@ class InnerLoopConfig:
     """The part that the steps change: "a subset of trainable layers" (Fig. 4). Not in the paper:
     which subset; heads alone fit its speeds."""
 
+    diverges_at: float = 100.0
+    """A training pair whose support loss has grown to this many times its first value before the
+    last step is left out of the outer step, and counted in ``train/diverged_pairs``. Not in the
+    paper: a rate that suits most pairs is too large for some, and one of them would outweigh all
+    others of its batch."""
+
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+        if self.diverges_at <= 1:
+            raise ValueError(f"diverges_at must be above 1, got {self.diverges_at}")
 
 
 def losses(
-    detector: Detector, weights: Weights, features: Features, labels: Any, adapts: Adapts
+    detector: Detector,
+    weights: Weights,
+    features: Features,
+    labels: Any,
+    adapts: Adapts,
+    *,
+    exact: bool = False,
 ) -> dict[str, Float[Tensor, "N"]]:
-    """Each image's loss in each branch, from the boundary of what adapts onwards."""
-    return detector.losses(outputs(detector.network, weights, features, adapts), labels)
+    """Each image's loss in each branch, from the boundary of what adapts onwards.
+
+    ``exact``: block-4 under autocast, as in `outputs`.
+    """
+    maps = outputs(detector.network, weights, features, adapts, exact=exact)
+    return detector.losses(maps, labels)
 
 
 def mean_loss(by_branch: dict[str, Float[Tensor, "N"]]) -> Float[Tensor, ""]:

@@ -12,15 +12,14 @@ gives the same gradient without that graph, pair by pair and step by step:
 Shapes: P pairs, N images, K inner steps.
 """
 
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from data_pipeline.episodes import EpisodeBatch
+from meta_train.boundary_gradient import Learns, OuterStep, gradient_from_boundary
 from meta_train.detectors import Detector
 from meta_train.detectors.backbone import BRANCHES, Weights, channels_last
 from meta_train.detectors.network import (
@@ -31,17 +30,22 @@ from meta_train.detectors.network import (
     trunk_features,
 )
 from meta_train.inner_loop import losses, mean_loss, step
-from meta_train.kernel_rates import Rates, expand, shaped
-from meta_train.task_gradient import (
-    Task,
-    TaskGradient,
-    first_order,
-    query_gradient,
-    second_order,
-)
+from meta_train.kernel_rates import Rates, expand
+from meta_train.task_gradient import Task
 
-Learns = Literal["head", "head+block4", "all"]
-"""The part of the network whose first weights the outer loop learns."""
+__all__ = [
+    "Episodes",
+    "Learns",
+    "MetaGradient",
+    "OuterStep",
+    "added",
+    "boundary_features",
+    "label_episodes",
+    "learned_weights",
+    "meta_gradient",
+    "to_episodes",
+    "unrolled_meta_loss",
+]
 
 
 class Episodes(NamedTuple):
@@ -66,7 +70,9 @@ class MetaGradient(NamedTuple):
     query_losses: dict[str, Float[Tensor, "steps"]]
     """Each branch's query loss at theta_0..theta_K, summed over pairs."""
 
-    num_pairs: int
+    num_pairs: Float[Tensor, ""]
+    """How many pairs that is: those whose inner loop did not diverge. On the device, like the rest,
+    so that no step waits for it."""
 
 
 def to_episodes(batch: EpisodeBatch, device: torch.device, dtype: torch.dtype) -> Episodes:
@@ -93,27 +99,6 @@ def learned_weights(weights: Weights, learns: Learns) -> list[str]:
         return list(weights)
     parts = (".head.", ".block4.") if learns == "head+block4" else (".head.",)
     return [name for name in weights if any(part in name for part in parts)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OuterStep:
-    """What one meta-gradient depends on besides weights, rates and data."""
-
-    gammas: tuple[float, ...]
-    """gamma_0..gamma_K of Eqn. 4; their number sets the number of inner steps."""
-
-    adapts: Adapts
-    """The part that the inner loop changes."""
-
-    learns: Learns
-    """The part that the outer loop changes."""
-
-    second_order: bool
-    """Differentiate through the inner gradients, or take them as constants (first order)."""
-
-    exact_features: bool = False
-    """Compute whatever does not adapt in the weights' own precision, also under autocast: rounding
-    moves ReLUs across 0 there, which harms the gradient far more than it does the features."""
 
 
 def unrolled_meta_loss(
@@ -160,7 +145,7 @@ def meta_gradient(
     upstream = [name for name in learned if name not in adapted]  # learned, before the boundary
     fixed = channels_last({name: weight.detach() for name, weight in weights.items()})
     leaves = {name: fixed[name].clone().requires_grad_() for name in upstream}
-    adapts, exact, both = setup.adapts, setup.exact_features, fixed | leaves
+    adapts, exact, both = setup.adapts, setup.exact_backbone, fixed | leaves
     query = boundary_features(detector, both, episodes.query_images, adapts, exact=exact)
     with torch.set_grad_enabled(setup.second_order):
         support = boundary_features(detector, both, episodes.support_images, adapts, exact=exact)
@@ -176,73 +161,7 @@ def meta_gradient(
         weights={name: gradients[name] for name in learned},
         rates=found.rates,
         query_losses=found.query_losses,
-        num_pairs=len(episodes.query_present),
-    )
-
-
-class BoundaryGradient(NamedTuple):
-    """What `meta_gradient` finds behind the boundary of what adapts, summed over the pairs."""
-
-    weights: Weights
-    """By theta_0, for each weight that adapts."""
-
-    rates: Rates
-    """By alpha."""
-
-    query: list[Tensor]
-    """By each branch's query features, where they carry a gradient: (P, Q, C, h, w)."""
-
-    support: list[Tensor]
-    """By each branch's support features, likewise; in second order only."""
-
-    query_losses: dict[str, Float[Tensor, "steps"]]
-    """Each branch's query loss at theta_0..theta_K."""
-
-
-def gradient_from_boundary(
-    detector: Detector, weights: Weights, rates: Rates, tasks: Task, setup: OuterStep
-) -> BoundaryGradient:
-    """The meta-gradient from given features of all pairs at the boundary of what adapts.
-
-    Args:
-        detector: gives the loss.
-        weights: theta_0, the whole network, without a graph.
-        rates: alpha.
-        tasks: features (P, N, C, h, w) in each branch, and labels of the images one after another.
-        setup: gammas, order, and what adapts.
-    """
-    names = adapted_names(weights, setup.adapts, BRANCHES)
-    rate_leaves = {name: rate.detach().requires_grad_() for name, rate in rates.items()}
-    theta_0 = channels_last({name: weights[name] for name in names})
-    shaped_rates = shaped(rate_leaves, theta_0)
-    alpha = {name: rate.detach() for name, rate in shaped_rates.items()}
-    num_pairs, num_queries = next(iter(tasks.query.values())).shape[:2]
-
-    def loss(adapted: Weights, features: Features, labels: Any) -> dict[str, Tensor]:
-        return losses(detector, weights | adapted, features, labels, setup.adapts)
-
-    all_queries = {branch: _cut(x).flatten(0, 1) for branch, x in tasks.query.items()}
-    scale = setup.gammas[0] * num_pairs
-    start = query_gradient(loss, theta_0, all_queries, tasks.query_labels, scale)
-    follow = second_order if setup.second_order else first_order
-    by_theta = start.weights
-    by_alpha = [torch.zeros_like(rate) for rate in alpha.values()]
-    parts = []
-    for pair in range(num_pairs):
-        part = follow(loss, theta_0, alpha, _one(tasks, pair, num_pairs), setup.gammas)
-        torch._foreach_add_(by_theta, part.weights)
-        torch._foreach_add_(by_alpha, part.alpha)
-        parts.append(part._replace(weights=[], alpha=[]))
-    by_rate = torch.autograd.grad(list(shaped_rates.values()), list(rate_leaves.values()), by_alpha)
-    return BoundaryGradient(
-        weights=dict(zip(names, by_theta, strict=True)),
-        rates=dict(zip(rates, by_rate, strict=True)),
-        query=[
-            first.unflatten(0, (num_pairs, num_queries)) + torch.stack(each)
-            for first, *each in zip(start.query, *(part.query for part in parts), strict=True)
-        ],
-        support=[torch.stack(each) for each in zip(*(p.support for p in parts), strict=True)],
-        query_losses=_losses_by_step(start, parts),
+        num_pairs=found.num_pairs,
     )
 
 
@@ -259,7 +178,7 @@ def added(parts: list[MetaGradient]) -> MetaGradient:
         weights=field("weights"),
         rates=field("rates"),
         query_losses=field("query_losses"),
-        num_pairs=sum(part.num_pairs for part in parts),
+        num_pairs=torch.stack([part.num_pairs for part in parts]).sum(),
     )
 
 
@@ -282,43 +201,9 @@ def boundary_features(
 ) -> Features:
     """Features of all images at the boundary of what adapts: (P, N, C, h, w) in each branch.
 
-    ``exact`` ones are computed in the weights' own precision, also under autocast.
+    ``exact``: under autocast, as in `convolve`.
     """
-    with torch.autocast(images.device.type, enabled=False) if exact else nullcontext():
-        shared = trunk_features(weights, images.flatten(0, 1))
-        features = branch_features(detector.network, weights, shared, adapts)
+    shared = trunk_features(weights, images.flatten(0, 1), exact=exact)
+    features = branch_features(detector.network, weights, shared, adapts, exact=exact)
     pairs, count = images.shape[:2]
     return {branch: x.reshape(pairs, count, *x.shape[1:]) for branch, x in features.items()}
-
-
-def _cut(features: Tensor) -> Tensor:
-    """The same values, cut from their graph; a leaf where that graph wants gradients."""
-    return features.detach().requires_grad_(features.requires_grad)
-
-
-def _one(tasks: Task, pair: int, num_pairs: int) -> Task:
-    """One pair's task, its features cut from their graph."""
-
-    def rows(labels: Any) -> Any:
-        return type(labels)(*(field.unflatten(0, (num_pairs, -1))[pair] for field in labels))
-
-    return Task(
-        {branch: _cut(x[pair]) for branch, x in tasks.support.items()},
-        rows(tasks.support_labels),
-        {branch: _cut(x[pair]) for branch, x in tasks.query.items()},
-        rows(tasks.query_labels),
-    )
-
-
-def _losses_by_step(start: TaskGradient, tasks: list[TaskGradient]) -> dict[str, Tensor]:
-    """Each branch's query loss at theta_0..theta_K, summed over tasks: (K + 1,)."""
-    return {
-        branch: torch.stack(
-            [values[0] * len(tasks)]
-            + [
-                torch.stack(each).sum()
-                for each in zip(*(t.query_losses[branch] for t in tasks), strict=True)
-            ]
-        )
-        for branch, values in start.query_losses.items()
-    }

@@ -6,60 +6,21 @@ machine, in the run's precision.
 """
 
 import time
-import weakref
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.crops import CROP_SIZE_PX
 from meta_train.baseline_step import batch_gradient
 from meta_train.gamma_schedule import gammas
 from meta_train.learner import Learner, initial_learner
+from meta_train.live_memory import LiveMemory
 from meta_train.outer_step import Episodes, OuterStep, learned_weights, meta_gradient
+from meta_train.precision import rounding
 from meta_train.train_config import TrainConfig
 
 _GIB = 2**30
-
-
-class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The most bytes that tensors made within it held at one time, workspaces of kernels apart."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak_bytes = 0
-        self._live_bytes = 0
-        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Runs the operation and notes the storage of what it returns."""
-        inputs = {x.untyped_storage()._cdata for x in tree_iter(args) if _is_tensor(x)}
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(result):
-            if _is_tensor(tensor) and tensor.untyped_storage()._cdata not in inputs:
-                self._note(tensor.untyped_storage())
-        return result
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._known:
-            return
-        self._known.add(storage)
-        size = storage.nbytes()
-        self._live_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
-        weakref.finalize(storage, self._forget, size)
-
-    def _forget(self, size: int) -> None:
-        self._live_bytes -= size
-
-
-def _is_tensor(x: object) -> bool:
-    return isinstance(x, torch.Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,16 +148,12 @@ def take_step(config: TrainConfig, learner: Learner, order: str, num_pairs: int)
         adapts=inner.adapts,
         learns=outer.learns,
         second_order=order == "second",
-        exact_features=outer.precision == "bf16" and learner.device.type != "meta",
+        exact_backbone=outer.precision == "bf16",
     )
     compute = meta_gradient if outer.method == "maml" else batch_gradient
     episodes = _blank_episodes(num_pairs, learner.device)
-    device = learner.device.type
-    if device == "meta":  # knows no autocast
-        compute(learner.detector, learner.weights, learner.rates, episodes, setup)
-        return
-    rounds = outer.precision != "fp32"
-    with torch.autocast(device, torch.bfloat16, enabled=rounds, cache_enabled=False):
+    precision = "fp32" if learner.device.type == "meta" else outer.precision  # knows no autocast
+    with rounding(precision, learner.device):
         compute(learner.detector, learner.weights, learner.rates, episodes, setup)
 
 

@@ -16,6 +16,7 @@ from meta_train.gamma_schedule import GammaConfig
 from meta_train.inner_loop import InnerLoopConfig
 from meta_train.kernel_rates import KernelRatesConfig
 from meta_train.outer_step import Learns
+from meta_train.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +64,13 @@ class OuterLoopConfig:
     """``baseline`` trains the same detector by ordinary gradient descent on all four images of each
     pair, without an inner loop (Table 1)."""
 
-    precision: Literal["fp32", "bf16", "bf16-all"] = "fp32"
-    """Arithmetic of the convolutions; weights and sums stay in fp32. ``bf16``: of those that adapt;
-    where these are the heads, the meta-gradient's cosine with fp32's is above .9999. ``bf16-all``:
-    of all; faster, but rounding moves ReLUs of the backbone across 0, so that the gradient's error
-    grows with the square root of the rounding (cosines of .95 to .99 in the backbone)."""
+    precision: Precision = "fp32"
+    """Arithmetic of the convolutions; weights and sums stay in fp32. ``tf32``: on NVIDIA's GPUs.
+    ``bf16``: the heads' wholly, of trunk and block-4 the derivatives; the meta-gradient's cosine
+    with fp32's is above .9999, that of block-4's part above .9998 (tests/test_precision.py).
+    ``bf16-all``: everything; faster, but a rounded backbone decides anew which of its ReLUs are 0,
+    so that the gradient's error grows with the square root of the rounding: cosines of .97 to .99
+    in block-4's part."""
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "iterations_per_epoch", "batch_pairs", "pairs_at_once"):

@@ -36,7 +36,7 @@ from meta_train.run_log import RunHandle, RunLog
 from meta_train.train_config import TrainConfig, from_json, resolved, to_json
 from meta_train.trained_runs import TrainResult as TrainResult
 from meta_train.trained_runs import keep_result
-from meta_train.worker import Metrics, Rim, train
+from meta_train.worker import DivergedError, Metrics, Rim, train
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +134,7 @@ def fit(
 
     Raises:
         ValueError: the cluster can never place the workers that the config asks for.
+        DivergedError: the run diverged; that is not tried again, since it would do so again.
         ray.train.TrainingFailedError: the workers failed more often than the config allows.
     """
     # A checkpoint counts only after the controller's next poll; two seconds lose too much.
@@ -191,6 +192,8 @@ def fit(
         result = trainer.fit()
     if result.error is not None:
         raise result.error
+    if result.return_value is not None:
+        raise DivergedError(f"run {run_id}: {result.return_value}")
     left = _keep_best_and_last(result, storage, run_id)
     keep_result(config, storage, left, init_from)
     return left
@@ -229,8 +232,12 @@ def _own_cluster() -> Iterator[None]:
             os.environ["RAY_ADDRESS"] = before
 
 
-def _run_worker(arguments: dict[str, Any]) -> None:
-    """The training function of Ray Train: connects `worker.train` to Ray and MLflow."""
+def _run_worker(arguments: dict[str, Any]) -> str | None:
+    """The training function of Ray Train: connects `worker.train` to Ray and MLflow.
+
+    Returns:
+        How the run diverged, if it did: an error would be tried again. All workers find it alike.
+    """
     import ray.train
     import ray.train.torch
 
@@ -293,10 +300,15 @@ def _run_worker(arguments: dict[str, Any]) -> None:
         torch.set_num_threads(config.scaling.cpus_per_worker)
         resume = _resume_from(filesystem, rank, rim.scratch)
         init_from = None if resume else arguments["init_from"]
-        train(config, rim, resume=resume, init_from=init_from)
+        diverged = None
+        try:
+            train(config, rim, resume=resume, init_from=init_from)
+        except DivergedError as error:
+            diverged = str(error)
     progress.close()
     if run_log:
         run_log.close()
+    return diverged
 
 
 def _resume_from(filesystem: pyarrow.fs.FileSystem, rank: int, scratch: Path) -> Path | None:

@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from meta_train.outer_step import (
     meta_gradient,
     to_episodes,
 )
+from meta_train.precision import rounding
 from meta_train.train_config import TrainConfig
 from meta_train.train_state import TrainState
 from meta_train.validation import validate, validation_stream
@@ -39,6 +39,10 @@ _MOST_FAILURES = 3
 """Outer steps in a row without a finite gradient that end a run."""
 
 _AGAINST_DIVERGENCE = "Lower the outer rates or the loss weights (they set the first inner rates)"
+
+
+class DivergedError(FloatingPointError):
+    """The run diverged. The same steps would diverge again, so there is nothing to try again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,9 @@ class Rim:
     )
     """This worker's batches without end, from a stream, the worker's lanes and the first one."""
 
+    stops: Callable[[int], bool] = lambda iteration: False
+    """Whether to stop after so many outer steps, with a checkpoint, to go on another time."""
+
 
 def train(
     config: TrainConfig,
@@ -91,14 +98,13 @@ def train(
         init_from: a checkpoint of another run, whose weights and rates this one starts from.
 
     Returns:
-        The learner after the last outer step.
+        The learner after the last outer step, or after that at which the rim stopped it.
 
     Raises:
         ValueError: the workers cannot share a batch equally.
         CheckpointError: a checkpoint does not load or does not fit.
         ShardError: the shards do not read.
-        FloatingPointError: the run diverged: several gradients in a row, or the weights, are not
-            finite.
+        DivergedError: several gradients in a row, or the weights, are not finite.
     """
     outer = config.outer_loop
     if outer.batch_pairs % rim.world_size:
@@ -114,6 +120,7 @@ def train(
     drawn: Counter[PairOrigin] = Counter()  # rank 0's lanes stand for all: they are drawn alike
     meter = Meter(outer.batch_pairs, rim.device)
     num_heeded = 0
+    left_out = torch.zeros((), device=rim.device)  # pairs, since the last point of the curves
     try:
         while state.iteration < outer.num_iterations:
             setup = _setup(config, state.iteration)
@@ -122,6 +129,7 @@ def train(
             mine = _gradient(config, state.learner, batch, setup, rim.device)
             found, num_notices = _over_workers(mine, rim.notices())
             norms = state.step(found, outer.decay(state.iteration))
+            left_out += outer.batch_pairs - found.num_pairs
             epoch_ends = state.iteration % outer.iterations_per_epoch == 0
             is_logged = state.iteration % config.log_every == 0 or epoch_ends
             if is_logged:
@@ -129,6 +137,8 @@ def train(
             if rim.rank == 0 and is_logged:
                 point = _point(found, setup, norms, state.learner, config) | meter.read()
                 point["train/epoch"] = state.iteration / outer.iterations_per_epoch
+                point["train/diverged_pairs"] = float(left_out)
+                left_out.zero_()
                 rim.log(point, state.iteration)
                 rim.progress(state.iteration, f"meta-loss {point['train/meta_loss']:.3f}")
             if rim.rank == 0 and epoch_ends:
@@ -138,10 +148,16 @@ def train(
             if epoch_ends and _validates(config, state.iteration):
                 metrics = _validate(config, state, held_out, rim)
                 meter.restart()
-            is_warned = num_notices > num_heeded
-            if epoch_ends or is_warned or state.iteration % config.checkpoint_every == 0:
+            # On the CPU every step, on a device with the curves: it waits for nothing else.
+            reads = is_logged or rim.device.type == "cpu"
+            is_warned = reads and int(num_notices) > num_heeded
+            stops = rim.stops(state.iteration)
+            saves = stops or epoch_ends or is_warned
+            if saves or state.iteration % config.checkpoint_every == 0:
                 _report(config, state, rim, metrics)
-                num_heeded = num_notices
+                num_heeded = int(num_notices)
+            if stops:
+                break
     finally:
         source.close()
     return state.learner
@@ -156,7 +172,8 @@ def _setup(config: TrainConfig, iteration: int) -> OuterStep:
         adapts=inner.adapts,
         learns=outer.learns,
         second_order=epoch >= outer.second_order_from_epoch,
-        exact_features=outer.precision == "bf16",
+        exact_backbone=outer.precision == "bf16",
+        diverges_at=inner.diverges_at,
     )
 
 
@@ -172,7 +189,7 @@ def _gradient(
     episodes = to_episodes(batch, device, dtype)
     compute = meta_gradient if config.outer_loop.method == "maml" else batch_gradient
     size = config.outer_loop.pairs_at_once
-    with _rounded(config.outer_loop.precision != "fp32", device):
+    with rounding(config.outer_loop.precision, device):
         parts = [
             compute(
                 learner.detector,
@@ -186,21 +203,15 @@ def _gradient(
     return added(parts)
 
 
-def _over_workers(mine: MetaGradient, notices: int) -> tuple[MetaGradient, int]:
+def _over_workers(mine: MetaGradient, notices: int) -> tuple[MetaGradient, Tensor]:
     """All workers' gradients and notices added up; so all save a checkpoint at the same step."""
     fields = (mine.weights, mine.rates, mine.query_losses)
     tensors = [tensor for field in fields for tensor in field.values()]
-    *sums, counts = sum_over_workers([*tensors, tensors[0].new_tensor([mine.num_pairs, notices])])
+    notices_here = mine.num_pairs.new_full((), notices)
+    *sums, num_pairs, num_notices = sum_over_workers([*tensors, mine.num_pairs, notices_here])
     total = iter(sums)
     weights, rates, query_losses = ({name: next(total) for name in field} for field in fields)
-    num_pairs, num_notices = (round(count) for count in counts.tolist())
-    return MetaGradient(weights, rates, query_losses, num_pairs=num_pairs), num_notices
-
-
-def _rounded(rounds: bool, device: torch.device) -> AbstractContextManager[None]:
-    """Convolutions in bfloat16, or not."""
-    # Its cache would keep every inner step's weights of every pair until the batch is done.
-    return torch.autocast(device.type, torch.bfloat16, enabled=rounds, cache_enabled=False)
+    return MetaGradient(weights, rates, query_losses, num_pairs), num_notices
 
 
 def _point(
@@ -226,6 +237,8 @@ def _point(
             point[f"rates/{layer}/mean"] = float(rate.mean())
             if rate.numel() > 1:
                 point[f"rates/{layer}/std"] = float(rate.std())
+                point[f"rates/{layer}/min"] = float(rate.min())
+                point[f"rates/{layer}/max"] = float(rate.max())
     return point
 
 
@@ -238,7 +251,8 @@ def _validates(config: TrainConfig, iteration: int) -> bool:
 def _validate(config: TrainConfig, state: TrainState, held_out: EpisodeStream, rim: Rim) -> Metrics:
     lanes = range(rim.rank, config.validation.batch_pairs, rim.world_size)
     steps = config.inner_loop.num_steps
-    with _rounded(config.outer_loop.precision == "bf16-all", rim.device):
+    precision = config.outer_loop.precision
+    with rounding(precision if precision == "bf16-all" else "fp32", rim.device):
         metrics = validate(state.learner, held_out, config.validation, num_steps=steps, lanes=lanes)
     if rim.rank == 0:
         rim.log(metrics, state.iteration)
@@ -258,7 +272,7 @@ def _validate(config: TrainConfig, state: TrainState, held_out: EpisodeStream, r
 def _require_progress(state: TrainState) -> None:
     """One batch may blow up in its inner loop; several in a row mean that there is no way back."""
     if state.num_failures >= _MOST_FAILURES:
-        raise FloatingPointError(
+        raise DivergedError(
             f"the last {state.num_failures} outer steps up to {state.iteration} had no finite "
             f"gradient: the run diverged. {_AGAINST_DIVERGENCE}, and start again"
         )
@@ -269,9 +283,9 @@ def _report(config: TrainConfig, state: TrainState, rim: Rim, metrics: Metrics) 
     _require_progress(state)
     tensors = state.learner.weights | state.learner.rates
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise FloatingPointError(
+        raise DivergedError(
             f"the weights are not finite after outer step {state.iteration}: the run diverged. "
-            f"{_AGAINST_DIVERGENCE}, and resume from the last checkpoint"
+            f"{_AGAINST_DIVERGENCE}, and start a new run (--init-from the last checkpoint)"
         )
     require_equal(tensors, state.iteration)
     folder = None

@@ -23,7 +23,7 @@ from meta_train.detectors.network import (
     trunk_features,
 )
 from meta_train.detectors.retina import Retina, RetinaConfig
-from meta_train.inner_loop import adapt, step
+from meta_train.inner_loop import adapt, losses, mean_loss, step
 from meta_train.kernel_rates import KernelRatesConfig, Rates, initial_rates, learned_names
 from meta_train.outer_step import (
     Episodes,
@@ -136,15 +136,17 @@ def test_every_learned_tensor_equals_the_unrolled_graph(
         )
 
 
+@pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("second_order", [False, True], ids=["first", "second"])
 @pytest.mark.parametrize(
     ("adapts", "learns"),
     [("head", "head"), ("head", "head+block4"), ("head+block4", "head+block4")],
 )
 def test_what_is_frozen_changes_nothing_for_the_rest(
-    second_order: bool, adapts: str, learns: str
+    second_order: bool, adapts: str, learns: str, name: str
 ) -> None:
-    detector, episodes = DETECTORS["retina"], make_episodes()
+    """Two pairs; where nothing before the boundary learns, first order goes by entry maps."""
+    detector, episodes = DETECTORS[name], make_episodes(num_support=1)
     weights, rates = make_network(detector, adapts)
     setup = OuterStep(gammas=GAMMAS, adapts=adapts, learns=learns, second_order=second_order)
     found = meta_gradient(detector, weights, rates, episodes, setup)
@@ -153,12 +155,16 @@ def test_what_is_frozen_changes_nothing_for_the_rest(
     assert_close(found.rates, by_rates)
 
 
+@pytest.mark.parametrize("second_order", [False, True], ids=["first", "second"])
+@pytest.mark.parametrize("learns", ["head", "head+block4"])
 @pytest.mark.parametrize("granularity", ["layer", "parameter"])
-def test_other_granularities_equal_the_unrolled_graph(granularity: str) -> None:
-    detector, episodes = DETECTORS["fcos"], make_episodes()
+def test_other_granularities_equal_the_unrolled_graph(
+    granularity: str, learns: str, second_order: bool
+) -> None:
+    detector, episodes = DETECTORS["fcos"], make_episodes(num_support=1)
     config = KernelRatesConfig(initial=0.02, granularity=granularity)
     weights, rates = make_network(detector, "head", config)
-    setup = OuterStep(gammas=GAMMAS, adapts="head", learns="head+block4", second_order=True)
+    setup = OuterStep(gammas=GAMMAS, adapts="head", learns=learns, second_order=second_order)
     found = meta_gradient(detector, weights, rates, episodes, setup)
     by_weights, by_rates = reference(detector, weights, rates, episodes, setup)
     assert_close(found.weights, by_weights)
@@ -198,6 +204,59 @@ def test_first_order_is_second_order_with_the_inner_gradients_detached(
     by_weights, by_rates = reference(detector, weights, rates, episodes, second)
     assert_close(found.weights, by_weights)
     assert_close(found.rates, by_rates)
+
+
+@pytest.mark.parametrize("num_hidden", [0, 2])
+def test_heads_of_other_depths_equal_the_unrolled_graph(num_hidden: int) -> None:
+    """In first order by entry maps: of the output layer itself, or of the first of two."""
+    network = replace(SLIM, head=HeadConfig(hidden_channels=3, num_hidden=num_hidden))
+    detector, episodes = Fcos(FcosConfig(network=network)), make_episodes(num_support=1)
+    weights, rates = make_network(detector, "head")
+    setup = OuterStep(gammas=GAMMAS, adapts="head", learns="head", second_order=False)
+    found = meta_gradient(detector, weights, rates, episodes, setup)
+    by_weights, by_rates = reference(detector, weights, rates, episodes, setup)
+    assert_close(found.weights, by_weights)
+    assert_close(found.rates, by_rates)
+
+
+@pytest.mark.parametrize(
+    ("how", "learns", "second_order"),
+    [("grows", "head", False), ("grows", "all", True), ("not finite", "all", False)],
+)
+def test_a_pair_that_diverges_is_left_out(how: str, learns: str, second_order: bool) -> None:
+    """The gradient is that of the other pair alone."""
+    detector, episodes = DETECTORS["fcos"], make_episodes(num_support=1)
+    weights, rates = make_network(detector, "head")
+    setup = OuterStep(gammas=GAMMAS, adapts="head", learns=learns, second_order=second_order)
+    pairs = [Episodes(*(field[i : i + 1] for field in episodes)) for i in range(2)]
+    if how == "grows":
+        growths = [support_growth(detector, weights, rates, pair) for pair in pairs]
+        kept = growths.index(min(growths))
+        setup = replace(setup, diverges_at=sum(growths) / 2)
+    else:
+        kept = 0
+        boxes = episodes.support_boxes.clone()
+        boxes[1] = torch.nan
+        episodes = episodes._replace(support_boxes=boxes)
+    found = meta_gradient(detector, weights, rates, episodes, setup)
+    alone = meta_gradient(detector, weights, rates, pairs[kept], setup)
+    assert found.num_pairs == alone.num_pairs == 1
+    for field in ("weights", "rates", "query_losses"):
+        assert_close(getattr(found, field), getattr(alone, field))
+    everything = replace(setup, diverges_at=0.0)
+    assert meta_gradient(detector, weights, rates, pairs[0], everything).num_pairs == 0
+
+
+def support_growth(detector: Detector, weights: Weights, rates: Rates, pair: Episodes) -> float:
+    """A support loss after one step over that before."""
+    shared = trunk_features(weights, pair.support_images[0])
+    features = branch_features(detector.network, weights, shared, "head")
+    labels = label_episodes(detector, pair)[1]
+    after = adapt(detector, weights, rates, features, labels, num_steps=1, adapts="head")
+    before, after = (
+        mean_loss(losses(detector, theta, features, labels, "head")) for theta in (weights, after)
+    )
+    return float(after / before)
 
 
 def test_the_orders_differ() -> None:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from meta_train.plan import LiveMemory, plan
+from meta_train.live_memory import LiveMemory
+from meta_train.plan import plan
 from meta_train.train_config import OuterLoopConfig, ScalingConfig, TrainConfig
 
 

@@ -17,7 +17,7 @@ from meta_train.trainer import (
     new_run_id,
     run_config,
 )
-from meta_train.worker import Rim, train
+from meta_train.worker import DivergedError, Rim, train
 
 
 def test_a_run_is_created_once_and_found_again(tmp_path: Path, tiny_config: TrainConfig) -> None:
@@ -107,3 +107,15 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one(
     for mine, its in ((one.weights, other.weights), (one.rates, other.rates)):
         for name, tensor in its.items():
             torch.testing.assert_close(mine[name], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.mark.ray
+def test_divergence_is_an_error_that_is_not_tried_again(
+    ray_session: None, storage: Path, tiny_config: TrainConfig
+) -> None:
+    outer = replace(
+        tiny_config.outer_loop, learning_rate=1e30, backbone_learning_rate=1e30, clip_norm=1e30
+    )
+    config = create_run(replace(tiny_config, outer_loop=outer), str(storage), "wild")
+    with pytest.raises(DivergedError, match=r"run wild: .*diverged\. Lower the outer rates"):
+        fit(config, storage=str(storage), run_id="wild")

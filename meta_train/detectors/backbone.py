@@ -25,6 +25,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from meta_train.detectors.convolution import convolve
+
 Weights = dict[str, Tensor]
 Branch = Literal["cls", "reg"]
 BRANCHES: tuple[Branch, ...] = ("cls", "reg")
@@ -89,11 +91,20 @@ def channels_last(weights: Weights) -> Weights:
     }
 
 
-def folded(weights: Weights) -> Conv:
-    """The convolutions of a network, batch norm folded into their weights and biases."""
+def folded(weights: Weights, *, exact: bool = False) -> Conv:
+    """The convolutions of a network, batch norm folded into their weights and biases.
+
+    Args:
+        weights: of the network. An output that is known already, under ``LAYER.map``, is taken as
+            it stands: the layer is not computed.
+        exact: as in `convolve`.
+    """
 
     def conv(name: str, x: Tensor, stride: int, padding: int) -> Tensor:
-        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride, padding)
+        if (known := weights.get(f"{name}.map")) is not None:
+            return known
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return convolve(x, weight, bias, stride, padding, exact=exact)
 
     return conv
 

@@ -71,32 +71,76 @@ def initial_weights(
     return weights
 
 
-def trunk_features(weights: Weights, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
-    """The trunk's output: what comes before anything that may adapt."""
-    return trunk(folded(weights), prepare(images, weights["trunk.conv1.weight"].dtype))
+def trunk_features(
+    weights: Weights, images: UInt8[Tensor, "N 3 H W"], *, exact: bool = False
+) -> Float[Tensor, "N C h w"]:
+    """The trunk's output: what comes before anything that may adapt. ``exact``: see `convolve`."""
+    conv = folded(weights, exact=exact)
+    return trunk(conv, prepare(images, weights["trunk.conv1.weight"].dtype))
 
 
 def branch_features(
-    config: NetworkConfig, weights: Weights, shared: Float[Tensor, "N C h w"], adapts: Adapts
+    config: NetworkConfig,
+    weights: Weights,
+    shared: Float[Tensor, "N C h w"],
+    adapts: Adapts,
+    *,
+    exact: bool = False,
 ) -> Features:
-    """The trunk's output brought to the boundary of what adapts."""
+    """The trunk's output brought to the boundary of what adapts. ``exact``: see `convolve`."""
     if adapts == "head+block4":
         return dict.fromkeys(BRANCHES, shared)
-    return {branch: _head_input(config, weights, branch, shared) for branch in BRANCHES}
+    return {branch: _head_input(config, weights, branch, shared, exact) for branch in BRANCHES}
 
 
-def outputs(config: NetworkConfig, weights: Weights, features: Features, adapts: Adapts) -> Outputs:
-    """The output map of each branch that ``features`` holds."""
+def outputs(
+    config: NetworkConfig,
+    weights: Weights,
+    features: Features,
+    adapts: Adapts,
+    *,
+    exact: bool = False,
+) -> Outputs:
+    """The output map of each branch that ``features`` holds. ``exact``: block-4 as in `convolve`;
+    a head has one ReLU at most, and its outputs round like all else under autocast.
+    """
     result: Outputs = {}
     for branch, x in features.items():
         if adapts == "head+block4":
-            x = _head_input(config, weights, branch, x)
+            x = _head_input(config, weights, branch, x, exact)
         result[branch] = head(folded(weights), branch, x, config.head)
     return result
 
 
-def _head_input(config: NetworkConfig, weights: Weights, branch: str, shared: Tensor) -> Tensor:
-    x = block4(folded(weights), branch, shared)
+def entry_maps(
+    weights: Weights, features: Features, adapts: Adapts, *, exact: bool = False
+) -> Weights:
+    """Outputs of the adapted layers that read the features, under ``LAYER.map`` (see `folded`).
+
+    They are linear in these layers' weights, and the features are the same at every inner step.
+    ``exact``: as in `outputs`.
+    """
+    maps = {}
+    conv = folded(weights, exact=exact and adapts == "head+block4")
+    for branch, x in features.items():
+        for layer in _entries(weights, branch, adapts):
+            side = weights[f"{layer}.weight"].shape[-1]
+            maps[f"{layer}.map"] = conv(layer, x, 1, side // 2)
+    return maps
+
+
+def _entries(weights: Weights, branch: str, adapts: Adapts) -> list[str]:
+    """The layers of a branch that read its features."""
+    if adapts == "head+block4":
+        return [f"{branch}.block4.0.{layer}" for layer in ("downsample", "conv1")]
+    hidden = f"{branch}.head.hidden0"
+    return [hidden if f"{hidden}.weight" in weights else f"{branch}.head.output"]
+
+
+def _head_input(
+    config: NetworkConfig, weights: Weights, branch: str, shared: Tensor, exact: bool
+) -> Tensor:
+    x = block4(folded(weights, exact=exact), branch, shared)
     return standardise(x) if config.head.normalise else x
 
 

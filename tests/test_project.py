@@ -16,6 +16,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 
 SCRIPTS = (
     "meta_train/launch.py",
+    "meta_train/train_locally.py",
     "data_pipeline/check_dataset.py",
     "data_pipeline/preprocess.py",
     "eval_jobs/pair_tasks.py",
@@ -32,6 +33,9 @@ HEART = (
     "meta_train.gamma_schedule",
     "meta_train.inner_loop",
     "meta_train.outer_step",
+    "meta_train.boundary_gradient",
+    "meta_train.local_run",
+    "meta_train.train_presets",
     "meta_train.learner",
     "meta_train.worker",
 )

@@ -1,7 +1,9 @@
 """One outer step of ours against `higher`'s and `torchopt`'s: time, memory, share of the ceiling.
 
 Usage: ``python tests/benchmarks/outer_step.py [--cases features network everything] [--pairs 2]``.
-Needs the extra ``bench``; a peer that is not installed is said so and left out.
+Needs the extra ``bench``; a peer that is not installed is said so and left out. Runs without an
+installation of the project too: ``PYTHONPATH=. python tests/benchmarks/outer_step.py``, with
+``--device cuda`` on a GPU.
 
 Cases:
 
@@ -10,13 +12,13 @@ Cases:
 - everything: everyone starts from images; block-4 and the heads adapt and are learned.
 
 All compute the same gradient, which is checked first. Then the contestants take turns in this one
-process; a ratio is that of two medians, its range that of the single rounds. On a CPU, time is the
-process's own CPU time on one thread, so that neighbours count little; on a GPU, the clock's.
+process; a ratio is that of two medians, its range that of the single rounds. On one thread, time is
+the process's own CPU time, so that neighbours count little; else, and on a GPU, the clock's.
 Operations and memory (the most that tensors held at one time, less what was given) are counted on
 tensors without data at the same sizes, in fp32, kernels' workspaces apart.
 
-Precisions: ours in ``bf16`` rounds what adapts, in ``bf16-all`` the whole network, as
-`OuterLoopConfig.precision` does; peers have autocast around everything in both.
+Precisions: ours in ``bf16`` rounds the heads and the backbone's derivatives, in ``bf16-all`` the
+whole network, as `OuterLoopConfig.precision` does; peers have autocast around everything in both.
 """
 
 import argparse
@@ -26,7 +28,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ import torch.nn.functional as F
 from peer_steps import PEERS, Gradient, Pair
 from torch.utils.flop_counter import FlopCounterMode
 
+from meta_train.boundary_gradient import gradient_from_boundary
 from meta_train.detectors import Detector
 from meta_train.detectors.backbone import BRANCHES, BackboneConfig, Weights, calibrate
 from meta_train.detectors.fcos import Fcos, FcosConfig
@@ -47,16 +49,15 @@ from meta_train.detectors.network import (
 )
 from meta_train.gamma_schedule import PAPER_GAMMAS
 from meta_train.kernel_rates import KernelRatesConfig, Rates, initial_rates
+from meta_train.live_memory import LiveMemory
 from meta_train.outer_step import (
     Episodes,
     Learns,
     OuterStep,
     boundary_features,
-    gradient_from_boundary,
     label_episodes,
     meta_gradient,
 )
-from meta_train.plan import LiveMemory
 from meta_train.task_gradient import Task
 
 ORDERS = ("first", "second")
@@ -190,7 +191,7 @@ def contestant(name: str, precision: str, problem: Problem) -> Callable[[], Grad
         problem.detector,
         problem.weights,
         problem.rates,
-        replace(problem.setup, exact_features=precision == "bf16"),
+        replace(problem.setup, exact_backbone=precision == "bf16"),
     )
     device = problem.episodes.query_boxes.device.type
 
@@ -208,15 +209,16 @@ def contestant(name: str, precision: str, problem: Problem) -> Callable[[], Grad
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
-    """CPU seconds of this process, or seconds on the clock where a GPU works."""
-    if device == "cpu":
+    """CPU seconds of one thread, or seconds on the clock where several or a GPU work."""
+    if device == "cpu" and torch.get_num_threads() == 1:
         before = time.process_time()
         run()
         return time.process_time() - before
-    torch.cuda.synchronize()
+    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
+    wait()
     before = time.perf_counter()
     run()
-    torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - before
 
 
@@ -233,7 +235,7 @@ def cosine_and_error(found: Gradient, expected: Gradient) -> tuple[float, float]
 
 def ceiling(precision: str, device: str) -> Callable[[], float]:
     """GFLOP/s of block-4's 3x3 convolution, four images, forward and both backward passes."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     last = torch.channels_last
     x = torch.randn(4, 256, 33, 33, device=device).to(dtype, memory_format=last).requires_grad_()
     weight = torch.randn(256, 256, 3, 3, device=device).to(dtype, memory_format=last)
@@ -256,8 +258,8 @@ def counted(name: str, problem: Problem) -> tuple[float, float]:
 
 def compare(
     case: str, order: str, names: list[str], precisions: list[str], options: argparse.Namespace
-) -> None:
-    """Prints one case in one order."""
+) -> list[list[str]]:
+    """Prints one case in one order; gives a row of the table for each precision."""
     print(f"\n{case}, {order} order", flush=True)
     blank = make_problem(CASES[case], order, options, torch.device("meta"))
     counts = {name: counted(name, blank) for name in ("ours", *names)}
@@ -272,7 +274,7 @@ def compare(
         )
 
     if not options.repeats:
-        return
+        return []
     problem = make_problem(CASES[case], order, options, torch.device(options.device))
     theirs = list(dict.fromkeys("fp32" if p == "fp32" else "bf16-all" for p in precisions))
     entries = [("ours", p) for p in precisions] + [(n, p) for n in names for p in theirs]
@@ -295,14 +297,21 @@ def compare(
             times[entry].append(seconds(run, options.device))
         for precision, measure in ceilings.items():
             tops[precision] += [measure() for _ in range(3)]
+    rows = []
     for precision in precisions:
         mine = times["ours", precision]
         middle = statistics.median(mine)
-        share = ""
-        if precision in tops:
-            top = statistics.median(tops[precision])
-            share = f", {work / middle / top:.0%} of the ceiling ({top:.0f} GFLOP/s)"
-        print(f"  ours in {precision}: {middle / options.pairs:.2f} s a pair{share}")
+        top = statistics.median(tops["fp32" if precision == "fp32" else "bf16-all"])
+        share = f"{work / middle / top:.0%}"
+        print(
+            f"  ours in {precision}: {middle / options.pairs:.2f} s a pair, {share} of the ceiling "
+            f"({top:.0f} GFLOP/s)"
+        )
+        row = [case, order, precision]
+        for name in names:
+            ratio = statistics.median(times[name, "fp32"]) / middle
+            row += [f"{ratio:.2f}", f"{mebibytes / counts[name][1]:.2f}"]
+        rows.append([*row, share])
         bar = BARS[case, order][0 if precision == "fp32" else 1]
         for name, other in times:
             if name != "ours" and (other == "fp32" or precision != "fp32"):
@@ -316,13 +325,14 @@ def compare(
                     + (f", bar {bar}: {verdict}" if counts_here else ""),
                     flush=True,
                 )
+    return rows
 
 
 def supported(device: str) -> list[str]:
     """Precisions that the machine computes in; the others are printed as not applicable."""
-    if device == "cpu":
-        flags = Path("/proc/cpuinfo").read_text()
-        capable = "avx512_bf16" in flags or "amx_bf16" in flags
+    if device == "cpu":  # x86 has it in AVX-512 or AMX, Arm under its own name
+        has = torch.cpu.get_capabilities()
+        capable = any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     else:
         capable = torch.cuda.is_bf16_supported(including_emulation=False)
     return [p for p in PRECISIONS if p == "fp32" or capable]
@@ -333,7 +343,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=["features", "network"])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS[:2])
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
@@ -344,8 +354,10 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--rate", type=float, default=0.003)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, for everyone
     for name in options.peers:
         if importlib.util.find_spec(name) is None:
             print(f"{name}: not installed (pip install -e '.[bench]')")
@@ -353,10 +365,17 @@ def main() -> None:
     able = supported(options.device)
     for precision in options.precisions:
         if precision not in able:
-            print(f"{precision}: not applicable on this machine")
+            print(f"{precision}: not applicable, this machine computes in no bf16")
+    precisions = [p for p in options.precisions if p in able]
+    rows = []
     for case in options.cases:
         for order in options.orders:
-            compare(case, order, names, [p for p in options.precisions if p in able], options)
+            rows += compare(case, order, names, precisions, options)
+    head = ["case", "order", "precision"]
+    head += [text for name in names for text in (f"{name} in fp32 / ours", "memory")]
+    print()
+    for row in ([*head, "of ceiling"], *rows) if rows else ():
+        print("| " + " | ".join(row) + " |")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,8 @@ def gradient_from_boundary(
     leaves = {name: weight.detach().requires_grad_() for name, weight in theta_0.items()}
     by_maps = not (setup.second_order or carrying(queries) or rates.keys() & theta_0.keys())
     starts = {n: x.to(dtype) for n, x in entry(leaves, queries).items()} if by_maps else {}
-    by_theta = {name: torch.zeros_like(weight) for name, weight in theta_0.items()}
+    entries = {f"{layer}.{kind}" for layer in _layers(starts) for kind in ("weight", "bias")}
+    by_theta = {n: torch.zeros_like(w) for n, w in theta_0.items() if n not in entries}
     by_alpha = [torch.zeros_like(rate) for rate in alpha.values()]
     parts, counted = [], []
     for pair in range(num_pairs):
@@ -122,25 +123,24 @@ def gradient_from_boundary(
             part = follow(loss, theta_0, alpha, task, setup.gammas)
         counts = _converged(part, setup.diverges_at)
         _drop_unless(counts, part)
-        torch._foreach_add_(list(by_theta.values()), part.weights)
+        torch._foreach_add_(list(by_theta.values()), list(part.weights.values()))
         torch._foreach_add_(by_alpha, part.alpha)
-        parts.append(part._replace(weights=[], alpha=[]))
+        parts.append(part._replace(weights={}, alpha=[]))
         counted.append(counts)
     share = torch.stack(counted).to(dtype)
-    start = _at_start(loss, leaves, starts, queries, tasks.query_labels, setup.gammas[0] * share)
-    for name, each in start.weights.items():
-        by_theta[name] += each
+    deeper = {name: leaves[name] for name in by_theta}
+    start = _at_start(loss, deeper, starts, queries, tasks.query_labels, setup.gammas[0] * share)
+    torch._foreach_add_(list(by_theta.values()), list(start.weights.values()))
     if by_maps:
         by_starts = [
             torch.cat([part.maps[i] for part in parts]) + each for i, each in enumerate(start.maps)
         ]
-        entries = {name: leaf for name, leaf in leaves.items() if name not in start.weights}
-        found = torch.autograd.grad(list(starts.values()), list(entries.values()), by_starts)
-        for name, each in zip(entries, found, strict=True):
-            by_theta[name] += each
+        inputs = [leaves[name] for name in leaves if name in entries]
+        found = torch.autograd.grad(list(starts.values()), inputs, by_starts)
+        by_theta |= dict(zip([name for name in leaves if name in entries], found, strict=True))
     by_rate = torch.autograd.grad(list(shaped_rates.values()), list(rate_leaves.values()), by_alpha)
     return BoundaryGradient(
-        weights=by_theta,
+        weights={name: by_theta[name] for name in names},
         rates=dict(zip(rates, by_rate, strict=True)),
         query=[
             torch.stack(each).add_(first.view(num_pairs, -1, *first.shape[1:]))
@@ -159,7 +159,7 @@ class _Start(NamedTuple):
     """Derivatives of all pairs' query losses at theta_0."""
 
     weights: Weights
-    """By the weights that are not an entry map's."""
+    """By the weights given."""
 
     maps: list[Tensor]
     """By the entry maps, where they were given."""
@@ -173,15 +173,13 @@ class _Start(NamedTuple):
 
 def _at_start(
     loss: Loss,
-    leaves: Weights,
+    weights: Weights,
     starts: Weights,
     queries: Features,
     labels: Any,
     shares: Float[Tensor, "P"],
 ) -> _Start:
     """theta_0 is common to all pairs, so their query losses there are one ordinary batch."""
-    known = {f"{name}.{kind}" for name in _layers(starts) for kind in ("weight", "bias")}
-    weights = {name: leaf for name, leaf in leaves.items() if name not in known}
     maps = {name: start.detach().requires_grad_() for name, start in starts.items()}
     by_branch = {
         branch: each.view(len(shares), -1).mean(dim=1)
@@ -212,7 +210,7 @@ def _converged(part: TaskGradient, diverges_at: float) -> Bool[Tensor, ""]:
 
 def _drop_unless(counts: Bool[Tensor, ""], part: TaskGradient) -> None:
     """Puts 0 in the place of all that a diverged pair found, in the tensors that it owns."""
-    found = [*part.weights, *part.alpha, *part.query, *part.support, *part.maps]
+    found = [*part.weights.values(), *part.alpha, *part.query, *part.support, *part.maps]
     found += [loss for losses in part.query_losses.values() for loss in losses]
     for tensor in found:
         tensor.masked_fill_(~counts, 0.0)

@@ -40,8 +40,8 @@ class Task(NamedTuple):
 class TaskGradient(NamedTuple):
     """Derivatives of sum_k gamma_k * query_loss(theta_k) over the steps that were taken."""
 
-    weights: list[Tensor]
-    """By theta_0, in the order of the adapted weights."""
+    weights: Weights
+    """By theta_0, for the adapted weights, less those whose part is in ``maps``."""
 
     alpha: list[Tensor]
     """By the rates of each adapted weight, in the same order and the rates' shapes."""
@@ -53,7 +53,7 @@ class TaskGradient(NamedTuple):
     """By the support features that carry a gradient (second order only)."""
 
     maps: list[Tensor]
-    """By the query's entry maps at theta_0, where these were given; else ``weights`` has them."""
+    """By the query's entry maps at theta_0, where these were given."""
 
     query_losses: dict[str, list[Tensor]]
     """Each branch's loss after each step."""
@@ -72,7 +72,7 @@ def query_gradient(
     inputs = list(leaves.values()) + carriers
     gradients = gradients_by(gamma * mean_loss(by_branch), inputs)
     return TaskGradient(
-        weights=gradients[: len(leaves)],
+        weights=dict(zip(leaves, gradients, strict=False)),
         alpha=[],
         query=gradients[len(leaves) :],
         support=[],
@@ -88,7 +88,7 @@ def first_order(
     """The task's gradient over steps 1..K, inner gradients taken as constants."""
     adapted = theta_0
     taken = [torch.zeros_like(weight) for weight in theta_0.values()]  # g_0 + ... + g_{k-1}
-    by_weights = [torch.zeros_like(weight) for weight in theta_0.values()]
+    by_weights = {name: torch.zeros_like(weight) for name, weight in theta_0.items()}
     by_alpha = [torch.zeros_like(rate) for rate in alpha.values()]
     by_query = [torch.zeros_like(x) for x in carrying(task.query)]
     query_losses: dict[str, list[Tensor]] = {branch: [] for branch in task.query}
@@ -97,8 +97,9 @@ def first_order(
         adapted, inner, support_loss = _descend(loss, adapted, alpha, task)
         torch._foreach_add_(taken, inner)
         query = query_gradient(loss, adapted, task.query, task.query_labels, gamma)
-        torch._foreach_add_(by_weights, query.weights)
-        torch._foreach_sub_(by_alpha, _products(query.weights, taken, by_alpha))
+        v_k = list(query.weights.values())
+        torch._foreach_add_(list(by_weights.values()), v_k)
+        torch._foreach_sub_(by_alpha, _products(v_k, taken, by_alpha))
         if by_query:
             torch._foreach_add_(by_query, query.query)
         for branch, values in query.query_losses.items():
@@ -136,7 +137,7 @@ def first_order_by_maps(
     deeper = [name for name in theta_0 if name.rpartition(".")[0] not in layers]
     adapted = theta_0
     taken = {name: torch.zeros_like(weight) for name, weight in theta_0.items()}
-    by_weights = {name: torch.zeros_like(weight) for name, weight in theta_0.items()}
+    by_weights = {name: torch.zeros_like(theta_0[name]) for name in deeper}
     by_alpha = {name: torch.zeros_like(rate) for name, rate in alpha.items()}
     by_maps = [torch.zeros_like(start) for start in starts.values()]
     query_losses: dict[str, list[Tensor]] = {branch: [] for branch in task.query}
@@ -165,7 +166,7 @@ def first_order_by_maps(
             query_losses[branch].append(losses.detach().mean())
         support_losses.append(support_loss)
     return TaskGradient(
-        weights=list(by_weights.values()),
+        weights=by_weights,
         alpha=list(by_alpha.values()),
         query=[],
         support=[],
@@ -212,7 +213,7 @@ def second_order(
     for gamma in reversed(gammas[1:]):
         query = query_gradient(loss, adapted, task.query, task.query_labels, gamma)
         adapted, g_k = trace.pop()  # from theta_{k+1} back to theta_k
-        torch._foreach_add_(v, query.weights)
+        torch._foreach_add_(v, list(query.weights.values()))
         torch._foreach_sub_(by_alpha, _products(v, [g.detach() for g in g_k], by_alpha))
         direction = [rate * each for rate, each in zip(rates, v, strict=True)]
         products = gradients_by(g_k, list(adapted.values()) + carriers, direction)
@@ -223,7 +224,10 @@ def second_order(
             torch._foreach_add_(by_query, query.query)
         for branch, values in query.query_losses.items():
             query_losses[branch] = values + query_losses[branch]
-    return TaskGradient(v, by_alpha, by_query, by_support, [], query_losses, support_losses)
+    by_weights = dict(zip(theta_0, v, strict=True))
+    return TaskGradient(
+        by_weights, by_alpha, by_query, by_support, [], query_losses, support_losses
+    )
 
 
 def _products(a: list[Tensor], b: list[Tensor], like: list[Tensor]) -> list[Tensor]:

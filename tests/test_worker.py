@@ -12,7 +12,7 @@ import torch
 
 from data_pipeline.episodes import stack
 from data_pipeline.stream import EpisodeStream
-from meta_train import worker
+from meta_train import train_state, worker
 from meta_train.baseline_step import batch_gradient
 from meta_train.checkpoint import CheckpointError, load
 from meta_train.detectors.network import branch_features, outputs, trunk_features
@@ -202,6 +202,19 @@ def test_workers_with_uneven_shares_weigh_as_their_pairs(
     summed = found.weights | found.rates
     for name, gradient in (expected.weights | expected.rates).items():
         torch.testing.assert_close(summed[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_workers_start_alike_and_compare_at_every_checkpoint(
+    go: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared, sent = [], []
+    monkeypatch.setattr(worker, "require_equal", lambda tensors, at: compared.append(at))
+    monkeypatch.setattr(
+        train_state, "broadcast_from_first", lambda tensors: sent.append(len(tensors)) or tensors
+    )
+    run = go(num_epochs=1)
+    assert compared == [2, 3]
+    assert sent == [len(run.learner.weights), len(run.learner.rates)]
 
 
 @pytest.mark.parametrize("learns", ["head", "head+block4", "all"])

@@ -132,12 +132,8 @@ def gradient_from_boundary(
     start = _at_start(loss, deeper, starts, queries, tasks.query_labels, setup.gammas[0] * share)
     torch._foreach_add_(list(by_theta.values()), list(start.weights.values()))
     if by_maps:
-        by_starts = [
-            torch.cat([part.maps[i] for part in parts]) + each for i, each in enumerate(start.maps)
-        ]
-        inputs = [leaves[name] for name in leaves if name in entries]
-        found = torch.autograd.grad(list(starts.values()), inputs, by_starts)
-        by_theta |= dict(zip([name for name in leaves if name in entries], found, strict=True))
+        first = {name: leaf for name, leaf in leaves.items() if name in entries}
+        by_theta |= _by_entries(first, starts, start, parts)
     by_rate = torch.autograd.grad(list(shaped_rates.values()), list(rate_leaves.values()), by_alpha)
     return BoundaryGradient(
         weights={name: by_theta[name] for name in names},
@@ -195,6 +191,17 @@ def _at_start(
         query=found[end:],
         query_losses={branch: each.detach() for branch, each in by_branch.items()},
     )
+
+
+def _by_entries(
+    weights: Weights, starts: Weights, start: _Start, parts: list[TaskGradient]
+) -> Weights:
+    """The entry layers' kernel gradients, once for all pairs and steps."""
+    by_starts = [
+        torch.cat([part.maps[i] for part in parts]) + each for i, each in enumerate(start.maps)
+    ]
+    found = torch.autograd.grad(list(starts.values()), list(weights.values()), by_starts)
+    return dict(zip(weights, found, strict=True))
 
 
 def _layers(maps: Weights) -> list[str]:

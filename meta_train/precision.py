@@ -18,4 +18,10 @@ def rounding(precision: Precision, device: torch.device) -> AbstractContextManag
     if precision in ("bf16", "bf16-all"):
         # Its cache would keep every inner step's weights of every pair until the batch is done.
         return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=precision == "tf32")
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(  # the others as they are; left out, they would be reset
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=precision == "tf32",
+    )

@@ -274,7 +274,8 @@ def _require_progress(state: TrainState) -> None:
     if state.num_failures >= _MOST_FAILURES:
         raise DivergedError(
             f"the last {state.num_failures} outer steps up to {state.iteration} had no finite "
-            f"gradient: the run diverged. {_AGAINST_DIVERGENCE}, and start again"
+            f"gradient, or no pair whose inner loop did not diverge: the run diverged. "
+            f"{_AGAINST_DIVERGENCE}, and start again"
         )
 
 

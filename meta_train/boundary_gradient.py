@@ -123,14 +123,14 @@ def gradient_from_boundary(
             part = follow(loss, theta_0, alpha, task, setup.gammas)
         counts = _converged(part, setup.diverges_at)
         _drop_unless(counts, part)
-        torch._foreach_add_(list(by_theta.values()), list(part.weights.values()))
+        _add(by_theta, part.weights)
         torch._foreach_add_(by_alpha, part.alpha)
         parts.append(part._replace(weights={}, alpha=[]))
         counted.append(counts)
     share = torch.stack(counted).to(dtype)
     deeper = {name: leaves[name] for name in by_theta}
     start = _at_start(loss, deeper, starts, queries, tasks.query_labels, setup.gammas[0] * share)
-    torch._foreach_add_(list(by_theta.values()), list(start.weights.values()))
+    _add(by_theta, start.weights)
     if by_maps:
         first = {name: leaf for name, leaf in leaves.items() if name in entries}
         by_theta |= _by_entries(first, starts, start, parts)
@@ -202,6 +202,12 @@ def _by_entries(
     ]
     found = torch.autograd.grad(list(starts.values()), list(weights.values()), by_starts)
     return dict(zip(weights, found, strict=True))
+
+
+def _add(sums: Weights, found: Weights) -> None:
+    """Adds in place; there is nothing to add where a head is its output layer alone."""
+    if sums:
+        torch._foreach_add_(list(sums.values()), [found[name] for name in sums])
 
 
 def _layers(maps: Weights) -> list[str]:

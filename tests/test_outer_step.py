@@ -140,7 +140,7 @@ def test_every_learned_tensor_equals_the_unrolled_graph(
 @pytest.mark.parametrize("second_order", [False, True], ids=["first", "second"])
 @pytest.mark.parametrize(
     ("adapts", "learns"),
-    [("head", "head"), ("head", "head+block4"), ("head+block4", "head+block4")],
+    [("head", "head"), ("head+block4", "head+block4")],
 )
 def test_what_is_frozen_changes_nothing_for_the_rest(
     second_order: bool, adapts: str, learns: str, name: str
@@ -155,8 +155,9 @@ def test_what_is_frozen_changes_nothing_for_the_rest(
     assert_close(found.rates, by_rates)
 
 
-@pytest.mark.parametrize("second_order", [False, True], ids=["first", "second"])
-@pytest.mark.parametrize("learns", ["head", "head+block4"])
+@pytest.mark.parametrize(
+    ("learns", "second_order"), [("head", False), ("head+block4", True)], ids=["first", "second"]
+)
 @pytest.mark.parametrize("granularity", ["layer", "parameter"])
 def test_other_granularities_equal_the_unrolled_graph(
     granularity: str, learns: str, second_order: bool

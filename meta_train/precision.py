@@ -1,6 +1,6 @@
 """The arithmetic of convolutions: a setting of a run."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -18,6 +18,8 @@ def rounding(precision: Precision, device: torch.device) -> AbstractContextManag
     if precision in ("bf16", "bf16-all"):
         # Its cache would keep every inner step's weights of every pair until the batch is done.
         return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+    if device.type != "cuda":
+        return nullcontext()
     cudnn = torch.backends.cudnn
     return cudnn.flags(  # the others as they are; left out, they would be reset
         enabled=cudnn.enabled,

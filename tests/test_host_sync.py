@@ -102,7 +102,8 @@ def test_no_host_synchronisation_in_an_outer_step(
     state = TrainState(config, random_learner(config).to(device), iteration)
     with Waits("meta") as waits:
         setup = worker._setup(config, iteration)
-        found = worker._gradient(config, state.learner, batch, setup, device)
+        mine = worker._gradient(config, state.learner, batch, setup, device)
+        found, _ = worker._over_workers(mine, 0)
         state.step(found, decay=1.0)
     assert waits.names == []
     assert len(reduced) == 1, "one flat buffer"

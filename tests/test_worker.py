@@ -189,15 +189,19 @@ def test_workers_with_uneven_shares_weigh_as_their_pairs(
     pairs = [source.episode(lane, 0) for lane in range(3)]
     learner = whole.learner.to("cpu", torch.float64)
     setup, device = worker._setup(tiny_config, 4), torch.device("cpu")
+    shares = [
+        worker._gradient(tiny_config, learner, stack(part), setup, device)
+        for part in (pairs[:2], pairs[2:])
+    ]
     sent: list[torch.Tensor] = []
     monkeypatch.setattr(worker, "sum_over_workers", lambda mine: sent.extend(mine) or mine)
-    worker._gradient(tiny_config, learner, stack(pairs[:2]), setup, device)
+    worker._over_workers(shares[0], 1)
     monkeypatch.setattr(
         worker, "sum_over_workers", lambda mine: [a + b for a, b in zip(sent, mine, strict=True)]
     )
-    found = worker._gradient(tiny_config, learner, stack(pairs[2:]), setup, device)
-    monkeypatch.setattr(worker, "sum_over_workers", lambda mine: mine)
+    found, num_notices = worker._over_workers(shares[1], 2)
     expected = worker._gradient(tiny_config, learner, stack(pairs), setup, device)
+    assert num_notices == 3
     assert found.num_pairs == expected.num_pairs == 3
     summed = found.weights | found.rates
     for name, gradient in (expected.weights | expected.rates).items():

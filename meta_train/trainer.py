@@ -11,8 +11,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from data_pipeline.storage import atomic_output, exists, open_folder
 from data_pipeline.stream import EpisodeStream
 from meta_train.checkpoint import CheckpointError
 from meta_train.collectives import choice_of_first
+from meta_train.own_cluster import own_cluster
 from meta_train.placement import require_room, require_spare_cpu
 from meta_train.progress import Progress
 from meta_train.run_checkpoints import StoredCheckpoint, copy_whole, download, newest_whole, upload
@@ -188,7 +188,7 @@ def fit(
         ),
         datasets={_PAIRS: _pairs(config)} if config.loading == "ray" else None,
     )
-    with _own_cluster():
+    with own_cluster():
         result = trainer.fit()
     if result.error is not None:
         raise result.error
@@ -208,28 +208,6 @@ def _pairs(config: TrainConfig) -> Any:
         num_lanes=config.outer_loop.batch_pairs,
         num_batches=config.outer_loop.num_iterations,
     )
-
-
-@contextmanager
-def _own_cluster() -> Iterator[None]:
-    """Tells Ray Train's own actors, for the time of a block, which cluster is theirs.
-
-    One of them asks the cluster whether the run is still alive, and takes its workers away if not.
-    Without an address it may ask another Ray on the same machine, which knows of no such run.
-    """
-    import ray
-    from ray.train.v2._internal import constants
-
-    constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
-    before = os.environ.get("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["RAY_ADDRESS"]
-        else:
-            os.environ["RAY_ADDRESS"] = before
 
 
 def _run_worker(arguments: dict[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """Broken datasets: each fault is an error that says where, what was expected, and what to do."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -36,279 +37,342 @@ def edit_coco(change: Callable[[dict[str, list[dict[str, object]]]], object]) ->
 
 
 FAULTS = {
-    "got10k: no list": ("got10k", remove("train/list.txt"), r"list\.txt"),
-    "got10k: empty list": ("got10k", write("train/list.txt", "\n"), r"list\.txt.*empty"),
-    "got10k: video not there": ("got10k", write("train/list.txt", "gone"), "gone.*there is none"),
-    "got10k: path in list": ("got10k", write("train/list.txt", "../x"), r"list\.txt.*'\.\./x'"),
-    "got10k: name too long for a file": (
-        "got10k",
-        write("train/list.txt", "a" * 300),
-        r"list\.txt: plain folder names expected",
+    "got10k: no list": (
+        "train/list.txt",
+        remove("train/list.txt"),
+        "with one video name per line expected, it cannot be read ([Errno 2] No such file",
     ),
-    "got10k: no images": ("got10k", remove("train/video_b/*.jpg"), "video_b.*none found"),
+    "got10k: empty list": (
+        "train/list.txt",
+        write("train/list.txt", "\n"),
+        "at least one video name expected, the file is empty",
+    ),
+    "got10k: video not there": (
+        "train/gone",
+        write("train/list.txt", "gone"),
+        "a folder of images expected, there is none",
+    ),
+    "got10k: path in list": (
+        "train/list.txt",
+        write("train/list.txt", "../x"),
+        "plain folder names expected, got '../x'",
+    ),
+    "got10k: name too long for a file": (
+        "train/list.txt",
+        write("train/list.txt", "a" * 300),
+        "plain folder names expected, got 'aaa",
+    ),
+    "got10k: no images": (
+        "train/video_b",
+        remove("train/video_b/*.jpg"),
+        "images (.jpg, .jpeg, .png) expected, none found",
+    ),
     "got10k: no boxes": (
-        "got10k",
+        "train/video_b/groundtruth.txt",
         remove("train/video_b/groundtruth.txt"),
-        "groundtruth.*expected",
+        "with one x,y,w,h row per frame expected, it cannot be read ([Errno 2] No such file",
     ),
     "got10k: image missing": (
-        "got10k",
+        "train/video_b/groundtruth.txt",
         remove("train/video_b/*2.jpg"),
-        r"groundtruth.*images expected \(2\), got 3",
+        "as many boxes as images expected (2), got 3",
     ),
     "got10k: box missing": (
-        "got10k",
+        "train/video_b/groundtruth.txt",
         write("train/video_b/groundtruth.txt", "1,2,3,4\n"),
-        r"images expected \(3\), got 1",
+        "as many boxes as images expected (3), got 1",
     ),
     "got10k: wrong delimiter": (
-        "got10k",
+        "train/video_b/groundtruth.txt",
         write("train/video_b/groundtruth.txt", "1,2,3,4\n1;2;3;4\n1,2,3,4\n"),
-        "line 2.*commas.*1;2;3;4",
+        "four numbers 'x,y,w,h' with commas between expected, got '1;2;3;4'",
     ),
     "got10k: three numbers": (
-        "got10k",
+        "train/video_b/groundtruth.txt",
         write("train/video_b/groundtruth.txt", "1,2,3\n" * 3),
-        "line 1: four numbers",
+        "four numbers 'x,y,w,h' with commas between expected, got '1,2,3'",
     ),
-    "got10k: labels too few": ("got10k", write("train/video_b/cover.label", "8\n"), "cover.label"),
+    "got10k: labels too few": (
+        "train/video_b/cover.label",
+        write("train/video_b/cover.label", "8\n"),
+        "as many labels as images expected (3), got 1",
+    ),
     "got10k: labels no numbers": (
-        "got10k",
+        "train/video_b/absence.label",
         write("train/video_b/absence.label", "0\nno\n0\n"),
-        "absence.label.*whole number",
+        "one whole number per line expected (invalid literal for int() with base 10: 'no')",
     ),
     "got10k: broken ini": (
-        "got10k",
+        "train/video_b/meta_info.ini",
         write("train/video_b/meta_info.ini", "object_class: fox\n"),
-        "meta_info.ini.*METAINFO",
+        "ini file with a section [METAINFO] expected, got: File contains no section headers.",
     ),
-    "coco: no annotations": ("coco", remove("annotations/*"), "instances_train2017.json.*expected"),
+    "coco: no annotations": (
+        "annotations/instances_train2017.json",
+        remove("annotations/*"),
+        "COCO's annotation file expected, it cannot be read (No such file or directory)",
+    ),
     "coco: no JSON": (
-        "coco",
+        "annotations/instances_train2017.json",
         write("annotations/instances_train2017.json", "{"),
-        "instances_train2017.json: JSON expected",
+        "JSON expected, it does not parse (Expecting property name enclosed in double quotes:",
     ),
     "coco: a list": (
-        "coco",
+        "annotations/instances_train2017.json",
         write("annotations/instances_train2017.json", "[]"),
-        "JSON object.*got a list",
+        "a JSON object with COCO's instances expected, got a list",
     ),
     "coco: other JSON": (
-        "coco",
+        "annotations/instances_train2017.json",
         write("annotations/instances_train2017.json", "{}"),
-        "'images', 'annotations' and 'categories'",
+        "that fit each other), got KeyError: 'categories'",
     ),
     "coco: nested without end": (
-        "coco",
+        "annotations/instances_train2017.json",
         write("annotations/instances_train2017.json", "[" * 100_000),
-        "instances_train2017.json: JSON expected",
+        "JSON expected, it does not parse (",
     ),
     "coco: number beyond floats": (
-        "coco",
+        "annotations/instances_train2017.json",
         edit_coco(lambda c: c["annotations"][2].update(bbox=[10**400, 2, 3, 4])),
-        "an object with id, bbox .*OverflowError",
+        "a known category_id expected for 000000000001.jpg, got {'bbox': [",
     ),
     "coco: image in another folder": (
-        "coco",
+        "train2017/../annotations/x.jpg",
         edit_coco(lambda c: c["images"][0].update(file_name="../annotations/x.jpg")),
-        r"annotations/x\.jpg: an image named by .* expected, there is none",
+        "an image named by instances_train2017.json expected, there is none",
     ),
-    "coco: image missing": ("coco", remove("train2017/*1.jpg"), "000000000001.jpg.*there is none"),
+    "coco: image missing": (
+        "train2017/000000000001.jpg",
+        remove("train2017/*1.jpg"),
+        "an image named by instances_train2017.json expected, there is none",
+    ),
     "coco: unknown image": (
-        "coco",
+        "annotations/instances_train2017.json",
         edit_coco(lambda c: c["annotations"][0].update(image_id=99)),
-        "fit each other.*99",
+        "that fit each other), got KeyError: 99",
     ),
     "coco: unknown category": (
-        "coco",
+        "annotations/instances_train2017.json",
         edit_coco(lambda c: c["annotations"][2].update(category_id=99)),
-        "known category_id.*99",
+        "a known category_id expected for 000000000001.jpg, got {'bbox': [",
     ),
     "coco: bbox of three": (
-        "coco",
+        "annotations/instances_train2017.json",
         edit_coco(lambda c: c["annotations"][2].update(bbox=[1, 2, 3])),
-        "four numbers.*object 9",
+        "four numbers [x, y, w, h] expected for object 9, got [1, 2, 3]",
     ),
-    "otb: no boxes": ("otb", remove("Coke/groundtruth_rect.txt"), "groundtruth_rect.*no such file"),
-    "otb: empty boxes": ("otb", write("Coke/groundtruth_rect.txt", "\n"), "rect.txt.*empty"),
-    "otb: image missing": ("otb", remove("Coke/img/0002.jpg"), r"images expected \(2\), got 3"),
+    "otb: no boxes": (
+        "Coke/groundtruth_rect.txt",
+        remove("Coke/groundtruth_rect.txt"),
+        "the sequence's boxes expected, there is no such file",
+    ),
+    "otb: empty boxes": (
+        "Coke/groundtruth_rect.txt",
+        write("Coke/groundtruth_rect.txt", "\n"),
+        "one x,y,w,h row per frame expected, the file is empty",
+    ),
+    "otb: image missing": (
+        "Coke/groundtruth_rect.txt",
+        remove("Coke/img/0002.jpg"),
+        "as many boxes as images expected (2), got 3",
+    ),
     "otb: bad row": (
-        "otb",
+        "Coke/groundtruth_rect.txt",
         write("Coke/groundtruth_rect.txt", "1,2,3,4\n1,2,x,4\n1,2,3,4\n"),
-        "line 2: four numbers",
+        "with commas, tabs or spaces between expected, got '1,2,x,4'",
     ),
     "otb: unknown file": (
-        "otb",
+        "Coke/groundtruth_rect_old.txt",
         write("Coke/groundtruth_rect_old.txt", "1,2,3,4\n"),
-        "groundtruth_rect_old.txt",
+        "groundtruth_rect.<number>.txt expected, got groundtruth_rect_old.txt",
     ),
     "otb: range not there": (
-        "otb",
+        "David/img",
         lambda root: (root / "Coke").rename(root / "David") and None,
-        "300 to 770 expected.*471 are missing",
+        "images 300 to 770 expected (the official range of David), 471 are missing",
     ),
     "trackingnet: chunks missing": (
-        "trackingnet",
+        ".",
         lambda root: shutil.rmtree(root / "TRAIN_7"),
-        "12 chunks expected, TRAIN_7 not there.*name as split",
+        "the folders of 12 chunks expected, TRAIN_7 not there",
     ),
     "trackingnet: no annotation": (
-        "trackingnet",
+        "TRAIN_3/anno",
         remove("TRAIN_3/anno/*.txt"),
-        r"TRAIN_3/anno: annotation files.*there are none",
+        "annotation files <video>.txt expected, there are none",
     ),
     "trackingnet: zips not unpacked": (
-        "trackingnet",
+        "TRAIN_3/frames",
         lambda root: shutil.rmtree(root / "TRAIN_3" / "frames"),
-        "TRAIN_3/frames.*Unpack",
+        "the folder of the videos' frames expected, there is none",
     ),
     "trackingnet: frames without annotation": (
-        "trackingnet",
+        "TRAIN_3/anno/other.txt",
         lambda root: (root / "TRAIN_3" / "frames" / "other").mkdir(),
-        "anno/other.txt: an annotation.*1 have none",
+        "annotation for each folder of frames expected, 1 have none",
     ),
     "trackingnet: annotation without frames": (
-        "trackingnet",
+        "TRAIN_3/frames/other",
         write("TRAIN_3/anno/other.txt", "1,2,3,4\n"),
-        "frames/other: a folder of images expected",
+        "a folder of images expected, there is none",
     ),
     "trackingnet: image missing": (
-        "trackingnet",
+        "TRAIN_3/anno/video3_0.txt",
         remove("TRAIN_3/frames/video3_0/4.jpg"),
-        r"video3_0.txt: as many boxes as images expected \(10\), got 11",
+        "as many boxes as images expected (10), got 11",
     ),
     "trackingnet: wrong delimiter": (
-        "trackingnet",
+        "TRAIN_0/anno/video0_0.txt",
         write("TRAIN_0/anno/video0_0.txt", "\n1 2 3 4\n"),
-        "video0_0.txt, line 2: four numbers.*commas between expected, got '1 2 3 4'",
+        "four numbers 'x,y,w,h' with commas between expected, got '1 2 3 4'",
     ),
     "lasot: no videos": (
-        "lasot",
+        ".",
         lambda root: [shutil.rmtree(root / name) for name in ("cat", "dog")] and None,
-        "train list expected.*none found",
+        "videos of LaSOT's train list expected (<category>/<category>-<number>/img), none found",
     ),
     "lasot: unknown video": (
-        "lasot",
+        "cat/cat-21",
         lambda root: (root / "cat" / "cat-2").rename(root / "cat" / "cat-21") and None,
-        "cat-21: one of LaSOT's 1,400 videos expected",
+        "one of LaSOT's 1,400 videos expected (airplane-1 to zebra-20), 1 are none of them",
     ),
     "lasot: video twice": (
-        "lasot",
+        "cat/cat-2",
         lambda root: shutil.copytree(root / "cat" / "cat-2", root / "cat-2") and None,
         "each video once expected, it also lies in",
     ),
     "lasot: no flags": (
-        "lasot",
+        "cat/cat-2/out_of_view.txt",
         remove("cat/cat-2/out_of_view.txt"),
-        "out_of_view.txt: a text file with one flag",
+        "flag (0 or 1) per frame expected, it cannot be read ([Errno 2] No such file",
     ),
     "lasot: flags too few": (
-        "lasot",
+        "cat/cat-2/full_occlusion.txt",
         write("cat/cat-2/full_occlusion.txt", "0,1\n"),
-        r"full_occlusion.txt: as many flags as images expected \(4\), got 2",
+        "as many flags as images expected (4), got 2",
     ),
     "lasot: flags no flags": (
-        "lasot",
+        "cat/cat-2/full_occlusion.txt",
         write("cat/cat-2/full_occlusion.txt", "0,1,2,0\n"),
-        "full_occlusion.txt: flags 0 or 1.*got '2'",
+        "0 or 1 with commas between expected, got '2'",
     ),
     "lasot: box missing": (
-        "lasot",
+        "cat/cat-2/groundtruth.txt",
         write("cat/cat-2/groundtruth.txt", "1,2,3,4\n"),
-        r"images expected \(4\), got 1",
+        "as many boxes as images expected (4), got 1",
     ),
-    "vot: no list": ("vot", remove("list.txt"), r"list\.txt: a text file with one video name"),
-    "vot: path in list": ("vot", write("list.txt", "/etc\n"), "plain folder names.*'/etc'"),
+    "vot: no list": (
+        "list.txt",
+        remove("list.txt"),
+        "with one video name per line expected, it cannot be read ([Errno 2] No such file",
+    ),
+    "vot: path in list": (
+        "list.txt",
+        write("list.txt", "/etc\n"),
+        "plain folder names expected, got '/etc'",
+    ),
     "vot: region missing": (
-        "vot",
+        "ball/groundtruth.txt",
         write("ball/groundtruth.txt", "3,4,13,4,13,14,3,14\n"),
-        r"as many regions as images expected \(3\), got 1",
+        "as many regions as images expected (3), got 1",
     ),
     "vot: six numbers": (
-        "vot",
+        "ball/groundtruth.txt",
         write("ball/groundtruth.txt", "1,2,3,4,5,6\n" * 3),
-        "line 1: eight or four numbers",
+        "four numbers 'x1,y1,x2,y2,x3,y3,x4,y4' with commas between expected, got '1,2,3,4,5,6'",
     ),
     "vot: polygons and boxes": (
-        "vot",
+        "ball/groundtruth.txt",
         write("ball/groundtruth.txt", "3,4,13,4,13,14,3,14\n1,2,3,4\n1,2,3,4\n"),
-        "line 2: eight numbers",
+        "eight numbers 'x1,y1,x2,y2,x3,y3,x4,y4' with commas between expected, got '1,2,3,4'",
     ),
     "vot: masks": (
-        "vot",
+        "ball/groundtruth.txt",
         write("ball/groundtruth.txt", "m10,10,5,5,3,4\n" * 3),
-        "line 1: eight or four numbers.*'m10",
+        "numbers 'x1,y1,x2,y2,x3,y3,x4,y4' with commas between expected, got 'm10,10,5,5,3,4'",
     ),
     "vot: tag is no flag": (
-        "vot",
+        "ball/occlusion.tag",
         write("ball/occlusion.tag", "0\nyes\n"),
-        "occlusion.tag: one tag 0 or 1.*'yes'",
+        "tag 0 or 1 per line expected, got 'yes'",
     ),
     "vot: tags too many": (
-        "vot",
+        "ball/occlusion.tag",
         write("ball/occlusion.tag", "0\n" * 4),
-        "occlusion.tag: at most 3 tags expected.*got 4",
+        "at most 3 tags expected, one per image, got 4",
     ),
     "vot: images elsewhere": (
-        "vot",
+        "ball/sequence",
         write("ball/sequence", "channels.color=../../secret/%08d.jpg\n"),
-        r"sequence: channels.color within.*got '\.\./\.\.",
+        "channels.color within the sequence's folder expected, got '../../secret/%08d.jpg'",
     ),
     "vot: images in a folder of a name too long": (
-        "vot",
+        "ball/sequence",
         write("ball/sequence", f"channels.color={'a' * 300}/%08d.jpg\n"),
-        "sequence: channels.color within",
+        "channels.color within the sequence's folder expected, got 'aaa",
     ),
     "own_videos: no box file": (
-        "own_videos",
+        "walk.txt",
         remove("walk.txt"),
-        r"walk.txt: a box file for walk expected.*none \(1 videos",
+        "a box file for walk expected, there is none (1 videos have none)",
     ),
     "own_videos: no video": (
-        "own_videos",
+        "other.txt",
         write("other.txt", "1,2,3,4\n"),
-        "other.txt: a video other .*expected beside",
+        "file or a folder of images) expected beside the box file, there is none",
     ),
     "own_videos: name twice": (
-        "own_videos",
+        "race.mp4",
         write("race.mp4", ""),
-        "race.mp4: one video of the name 'race' expected, there is also race.avi",
+        "one video of the name 'race' expected, there is also race.avi",
     ),
     "own_videos: box missing": (
-        "own_videos",
+        "walk.txt",
         write("walk.txt", "1,2,3,4\n"),
-        r"walk.txt: as many boxes as images expected \(11\), got 1",
+        "as many boxes as images expected (11), got 1",
     ),
     "own_videos: video shorter": (
-        "own_videos",
+        "race.2.txt",
         write("race.2.txt", "1,2,3,4\n" * 4),
-        r"race.2.txt: as many boxes as images expected \(3\), got 4",
+        "as many boxes as images expected (3), got 4",
     ),
     "own_videos: no video inside": (
-        "own_videos",
+        "race.avi",
         write("race.avi", "text"),
-        "race.avi: a video that OpenCV can open expected",
+        "a video that OpenCV can open expected, it cannot",
     ),
     "own_videos: no number": (
-        "own_videos",
+        "walk.txt",
         write("walk.txt", "1,2,x,4\n"),
-        "walk.txt, line 1: four numbers.*commas, tabs or spaces",
+        "with commas, tabs or spaces between expected, got '1,2,x,4'",
     ),
 }
 
 
+MESSAGE = re.compile(
+    r"(?P<file>[^:]*?)(, line \d+)?: (?P<expected>.*?expected)(?P<came>\W.+?)\. "
+    r"(Add|Check|Download|Extract|List|Mend|Move|Put|Remove|Rename|Restore|Rewrite|Unpack|Write) "
+    r".+\.",
+    re.DOTALL,
+)
+"""What every error says: where, what was expected, what came, and what to do."""
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_name_the_file_and_what_to_do(
+def test_faults_name_the_file_what_was_expected_what_came_and_what_to_do(
     make_dataset: Callable[[str, Path], str], tmp_path: Path, fault: str
 ) -> None:
-    name, spoil, message = FAULTS[fault]
-    split = make_dataset(name, tmp_path)
+    file, spoil, expected_and_came = FAULTS[fault]
+    reader = fault.partition(":")[0]
+    split = make_dataset(reader, tmp_path)
     spoil(tmp_path)
-    with pytest.raises(DatasetError, match=f"(?s){message}") as raised:
-        list(READERS[name](tmp_path, split))
-    text = str(raised.value)
-    assert str(tmp_path) in text
-    assert text.endswith(".") and "expected" in text
+    with pytest.raises(DatasetError) as raised:
+        list(READERS[reader](tmp_path, split))
+    told = MESSAGE.fullmatch(str(raised.value))
+    assert told is not None, raised.value
+    assert Path(told["file"]) == tmp_path / file
+    assert expected_and_came in told["expected"] + told["came"]
 
 
 @pytest.mark.parametrize("name", ["trackingnet", "lasot"])

@@ -193,6 +193,10 @@ def make_sequence(root: Path, name: str, numbers: range, num_boxes: int, digits:
         ("David", range(1, 771), 471, 300, 770),
         ("Tiger1", range(1, 355), 354, 6, 354),
         ("BLURCAR3", range(3, 360), 357, 3, 359),
+        ("BlurCar1", range(247, 989), 742, 247, 988),
+        ("BlurCar4", range(18, 398), 380, 18, 397),
+        ("Freeman3", range(1, 461), 460, 1, 460),
+        ("Freeman4", range(1, 284), 283, 1, 283),
         ("Coke", range(1, 6), 5, 1, 5),
     ],
 )

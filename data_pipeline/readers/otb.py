@@ -106,8 +106,8 @@ def _read_target(sequence: Path, path: Path, dataset: str) -> Track:
     matched = re.fullmatch(r"groundtruth_rect(?:\.(\d+))?\.txt", path.name)
     if matched is None:
         raise DatasetError(
-            f"{path}: groundtruth_rect.txt or groundtruth_rect.<number>.txt expected. "
-            "Rename or remove the file."
+            f"{path}: groundtruth_rect.txt or groundtruth_rect.<number>.txt expected, got "
+            f"{path.name}. Rename or remove the file."
         )
     rows = read_rows(path, "x,y,w,h", delimiter=ANY_DELIMITER)
     images, numbers = _official_frames(sequence)

@@ -16,7 +16,7 @@ from data_pipeline import boxes as box_ops
 from data_pipeline.crops import CROP_SIZE_PX, CropWindow, cut, mean_color, search_window
 from data_pipeline.look_alikes import boxes_at
 from data_pipeline.shards import TrackChunk
-from data_pipeline.tracks import DatasetError, Frame, Track, read_image
+from data_pipeline.tracks import DatasetError, Frame, Track, read_bgr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +82,19 @@ class DropReport:
 
 
 class FrameSource:
-    """Reads images and keeps the last one: the objects of a still image follow each other."""
+    """Reads images and keeps the last one: the objects of a still image follow each other.
+
+    Channels stay in OpenCV's order, B, G, R: an image is decoded only to be encoded again.
+    """
 
     def __init__(self) -> None:
         self._frame: Frame | None = None
         self._image: UInt8[ndarray, "height width 3"] | None = None
 
     def read(self, frame: Frame) -> UInt8[ndarray, "height width 3"]:
-        """The image, RGB."""
+        """The image, BGR."""
         if self._image is None or frame != self._frame:
-            self._image, self._frame = read_image(frame), frame
+            self._image, self._frame = read_bgr(frame), frame
         return self._image
 
 
@@ -236,6 +239,5 @@ def view_window(centred: CropWindow, config: CropConfig, rng: Generator) -> Crop
 
 
 def encode(crop: UInt8[ndarray, "263 263 3"], quality: int) -> bytes:
-    """A crop (RGB) as JPEG; `shards.decode` is the way back."""
-    bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    """A crop (BGR) as JPEG; `shards.decode` is the way back, to RGB."""
+    return cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

@@ -34,13 +34,15 @@ class CropWindow:
 
     def to_crop(self, boxes_in_image: Float[ndarray, "*batch 4"]) -> Float[ndarray, "*batch 4"]:
         """Boxes of the image, in the crop's pixels."""
-        scale = np.tile(CROP_SIZE_PX / self.size_px, 2)
-        return (boxes_in_image - np.tile(self.center_px, 2)) * scale + CROP_SIZE_PX / 2
+        corners = boxes_in_image.reshape(*boxes_in_image.shape[:-1], 2, 2)
+        moved = (corners - self.center_px) * (CROP_SIZE_PX / self.size_px) + CROP_SIZE_PX / 2
+        return moved.reshape(boxes_in_image.shape)
 
     def to_image(self, boxes_in_crop: Float[ndarray, "*batch 4"]) -> Float[ndarray, "*batch 4"]:
         """Boxes of the crop, in the image's pixels; the inverse of `to_crop`."""
-        scale = np.tile(self.size_px / CROP_SIZE_PX, 2)
-        return (boxes_in_crop - CROP_SIZE_PX / 2) * scale + np.tile(self.center_px, 2)
+        corners = boxes_in_crop.reshape(*boxes_in_crop.shape[:-1], 2, 2)
+        moved = (corners - CROP_SIZE_PX / 2) * (self.size_px / CROP_SIZE_PX) + self.center_px
+        return moved.reshape(boxes_in_crop.shape)
 
 
 def context_size(sizes_px: Float[ndarray, "*batch 2"]) -> Float[ndarray, "*batch"]:
@@ -66,8 +68,8 @@ def search_window(box_in_image: Float[ndarray, "4"]) -> CropWindow:
 
 def mean_color(image: UInt8[ndarray, "height width 3"]) -> tuple[float, float, float]:
     """Mean of each channel: what a crop shows where its window leaves the image."""
-    red, green, blue, _ = cv2.mean(image)
-    return red, green, blue
+    first, second, third, _ = cv2.mean(image)
+    return first, second, third
 
 
 def cut(
@@ -78,7 +80,7 @@ def cut(
     """The window's pixels, resampled to 263x263 (bilinear).
 
     Args:
-        image: RGB.
+        image: its channels in any order.
         window: may reach outside the image, even entirely.
         border: colour outside the image; its mean where not given. Pass it when one frame is cut
             more than once.

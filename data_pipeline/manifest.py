@@ -4,6 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from data_pipeline.steady_storage import answered
 from data_pipeline.storage import atomic_output, open_folder
 
 SCHEMA_VERSION = 2
@@ -70,11 +71,10 @@ def read_manifest(folder: str) -> Manifest:
 
     Raises:
         ShardError: there is no manifest, or one of another schema version.
+        StorageError: storage does not give it, again and again.
     """
-    filesystem, path = open_folder(folder)
     try:
-        with filesystem.open_input_stream(f"{path}/{MANIFEST_FILE}") as stream:
-            content = json.loads(stream.read())
+        content = json.loads(answered(lambda: _read(folder), f"{folder}/{MANIFEST_FILE}"))
         version = content["schema_version"]
         counts = content["counts"]
     except FileNotFoundError as error:
@@ -97,6 +97,12 @@ def read_manifest(folder: str) -> Manifest:
             f"{folder}/{MANIFEST_FILE}: the fields of Manifest expected ({error}). "
             "Run data_pipeline/preprocess.py again into a new folder."
         ) from error
+
+
+def _read(folder: str) -> bytes:
+    filesystem, path = open_folder(folder)
+    with filesystem.open_input_stream(f"{path}/{MANIFEST_FILE}") as stream:
+        return bytes(stream.read())
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:

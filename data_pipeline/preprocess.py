@@ -46,7 +46,15 @@ from data_pipeline.shards import (
     read_notes,
     write_manifest,
 )
-from data_pipeline.storage import atomic_output, exists, open_folder, remove_partials
+from data_pipeline.steady_storage import StorageError, answered
+from data_pipeline.storage import (
+    atomic_output,
+    exists,
+    open_folder,
+    remove_partials,
+    run_token,
+)
+from data_pipeline.tracks import DatasetError
 
 __all__ = [
     "CropConfig",
@@ -88,8 +96,9 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
     whatever the number of workers.
 
     Raises:
-        DatasetError: a dataset folder is not as its reader expects it.
+        DatasetError: a dataset folder is not as its reader expects it, or an image cannot be read.
         ShardError: the output folder holds the shards of another plan.
+        StorageError: the output folder's storage does not answer.
     """
     start = time.perf_counter()
     filesystem, path = open_folder(config.output)
@@ -122,7 +131,9 @@ def _claim_folder(config: PreprocessConfig, fingerprint: str) -> None:
     if found is None:
         with atomic_output(filesystem, f"{path}/{PLAN_FILE}") as stream:
             stream.write(json.dumps({"fingerprint": fingerprint}).encode())
-    elif found.get("fingerprint") != fingerprint:
+        found = read_object(filesystem, f"{path}/{PLAN_FILE}")
+    # Read back: another run may have claimed the folder at the same moment.
+    if found is None or found.get("fingerprint") != fingerprint:
         raise ShardError(
             f"{config.output}: an empty folder or shards of the same plan expected, it holds those "
             "of other sources or settings. Choose another output folder, or delete this one."
@@ -138,6 +149,7 @@ def _write_shards(config: PreprocessConfig, plans: ShardPlans) -> int:
         "plans": [ray.put(plan) for plan in plans],
         "output": config.output,
         "config": config.crops,
+        "run": run_token(),
     }
     dataset = ray.data.range(len(plans), override_num_blocks=len(plans))
     dataset = dataset.map(_write_planned_shard, fn_kwargs=settings)
@@ -149,24 +161,40 @@ def _write_shards(config: PreprocessConfig, plans: ShardPlans) -> int:
 
 
 def _write_planned_shard(
-    row: dict[str, Any], plans: list[Any], output: str, config: CropConfig
+    row: dict[str, Any], plans: list[Any], output: str, config: CropConfig, run: str
 ) -> dict[str, Any]:
     """The task of a worker: its plan's shard."""
     import ray
 
     cv2.setNumThreads(1)
     plan = ray.get(plans[row["id"]])
-    return {"shard": plan.shard, "images": write_shard(plan, output, config)}
+    return {"shard": plan.shard, "images": write_shard(plan, output, config, run)}
 
 
-def write_shard(plan: ShardPlan, output: str, config: CropConfig) -> int:
-    """Writes the shard of one plan, unless a complete one is there; the number of new crops."""
-    filesystem, path = open_folder(output)
+def write_shard(plan: ShardPlan, output: str, config: CropConfig, run: str | None = None) -> int:
+    """Writes the shard of one plan, unless a complete one is there; the number of new crops.
+
+    Args:
+        plan: what the shard is to hold.
+        output: the folder.
+        config: what is cut.
+        run: the `run_token` of the run that this is a part of; this process where not given.
+
+    Raises:
+        DatasetError: an image cannot be read, and ``on_broken_image`` is ``raise``.
+        StorageError: the output folder's storage does not answer, again and again.
+    """
     if _is_written(output, plan):
         return 0
+    where = f"{output}/{plan.shard}"
+    return answered(lambda: _write_shard_once(plan, output, config, run), where)
+
+
+def _write_shard_once(plan: ShardPlan, output: str, config: CropConfig, run: str | None) -> int:
+    filesystem, path = open_folder(output)
     drops, source, images = DropReport(), FrameSource(), 0
     with (
-        atomic_output(filesystem, f"{path}/{plan.shard}") as stream,
+        atomic_output(filesystem, f"{path}/{plan.shard}", run=run) as stream,
         ShardWriter(stream) as writer,
     ):
         for track, others in zip(plan.tracks, siblings(plan.tracks), strict=True):
@@ -185,7 +213,8 @@ def write_shard(plan: ShardPlan, output: str, config: CropConfig) -> int:
 
 def _is_written(output: str, plan: ShardPlan) -> bool:
     filesystem, path = open_folder(output)
-    if not exists(filesystem, f"{path}/{plan.shard}"):
+    shard = f"{path}/{plan.shard}"
+    if not answered(lambda: exists(filesystem, shard), f"{output}/{plan.shard}"):
         return False
     try:
         return bool(read_notes(output, plan.shard)["plan"] == plan.fingerprint)
@@ -239,8 +268,8 @@ def describe(report: PreprocessReport) -> str:
         f"{c.images} crops"
         for name, c in manifest.counts.items()
     ]
-    lines += [f"left out, {reason}: {count}" for reason, count in report.dropped.items()]
-    lines += [f"broken: {message}" for message in report.broken_images]
+    lines += [f"frames left out, {reason}: {count}" for reason, count in report.dropped.items()]
+    lines += [f"left out as broken: {message}" for message in report.broken_images]
     rate = report.images_written / report.seconds
     lines.append(
         f"{manifest.bytes / 1e6:.1f} MB; {report.images_written} crops written in "
@@ -277,7 +306,11 @@ def main(
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with ray_session(address or default_address()):
-        print(describe(preprocess(config)))
+        try:
+            report = preprocess(config)
+        except (DatasetError, ShardError, StorageError) as error:
+            raise SystemExit(f"error: {error}") from error
+    print(describe(report))
 
 
 if __name__ == "__main__":

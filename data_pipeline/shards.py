@@ -8,8 +8,6 @@ paths or URIs that pyarrow knows (``s3://bucket/path``).
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -25,12 +23,11 @@ from data_pipeline.manifest import (
     DatasetCounts,
     Manifest,
     ShardError,
-    expect_version,
     read_manifest,
     write_manifest,
 )
+from data_pipeline.parquet_files import read_parquet
 from data_pipeline.shard_schema import ARROW_SCHEMA, INDEX_SCHEMA, checked
-from data_pipeline.storage import open_folder
 from data_pipeline.track_chunk import TrackChunk
 
 __all__ = [
@@ -198,21 +195,21 @@ def read_chunk(folder: str, shard: str, row_group: int, row: int) -> TrackChunk:
 
 
 def _read_group(folder: str, shard: str, row_group: int) -> pa.Table:
-    with _opened(folder, shard) as file:
+    def read(file: Any) -> pa.Table:
         if not 0 <= row_group < file.num_row_groups:
             raise ShardError(
                 f"{folder}/{shard}: row group {row_group} expected, the shard has "
                 f"{file.num_row_groups}. The index does not fit it: run "
                 "data_pipeline/preprocess.py again."
             )
-        group = file.read_row_group(row_group)
-    return checked(group, f"{folder}/{shard}", ARROW_SCHEMA)
+        return file.read_row_group(row_group)
+
+    return checked(read_parquet(folder, shard, read), f"{folder}/{shard}", ARROW_SCHEMA)
 
 
 def read_notes(folder: str, shard: str) -> dict[str, Any]:
     """What the footer of a shard says about it: a digest of its rows, and counts."""
-    with _opened(folder, shard) as file:
-        notes = file.metadata.metadata.get(b"notes")
+    notes = read_parquet(folder, shard, lambda file: file.metadata.metadata.get(b"notes"))
     if notes is None:
         raise ShardError(
             f"{folder}/{shard}: notes in the footer expected, there are none. It is no work of "
@@ -235,51 +232,27 @@ def index_shard(folder: str, shard: str) -> pa.Table:
     shared = [name for name in INDEX_SCHEMA.names if name in ARROW_SCHEMA.names]
     columns = [*shared, "frame_numbers"]
     small = pa.schema([ARROW_SCHEMA.field(name) for name in columns])
+
+    def read(file: Any) -> list[pa.Table]:
+        groups = range(file.num_row_groups)
+        return [file.read_row_group(group, columns=columns) for group in groups]
+
     entries = []
-    with _opened(folder, shard) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=columns)
-            table = checked(table, f"{folder}/{shard}", small)
-            for position, row in enumerate(table.to_pylist()):
-                row["num_frames"] = len(row.pop("frame_numbers"))
-                entries.append(
-                    {"shard": shard, "row_group": group, "row_in_group": position, **row}
-                )
+    for group, table in enumerate(read_parquet(folder, shard, read)):
+        table = checked(table, f"{folder}/{shard}", small)
+        for position, row in enumerate(table.to_pylist()):
+            row["num_frames"] = len(row.pop("frame_numbers"))
+            entries.append({"shard": shard, "row_group": group, "row_in_group": position, **row})
     return pa.Table.from_pylist(entries, schema=INDEX_SCHEMA)
 
 
 def read_index(folder: str) -> pa.Table:
     """One entry per row of all shards (`INDEX_SCHEMA`), in the shards' order."""
-    with _opened(folder, INDEX_FILE) as file:
-        table = checked(file.read(), f"{folder}/{INDEX_FILE}", INDEX_SCHEMA)
+    found = read_parquet(folder, INDEX_FILE, lambda file: file.read())
+    table = checked(found, f"{folder}/{INDEX_FILE}", INDEX_SCHEMA)
     if not table.num_rows:
         raise ShardError(
             f"{folder}/{INDEX_FILE}: an entry per row of the shards expected, there is none. Run "
             "data_pipeline/preprocess.py again, with sources that hold usable tracks."
         )
     return table
-
-
-@contextmanager
-def _opened(folder: str, name: str) -> Iterator[Any]:
-    """A Parquet file of ours; whatever Arrow finds wrong with it becomes a `ShardError`."""
-    filesystem, path = open_folder(folder)
-    try:
-        with filesystem.open_input_file(f"{path}/{name}") as stream, pq.ParquetFile(stream) as file:
-            metadata = file.schema_arrow.metadata or {}
-            expect_version(
-                f"{folder}/{name}",
-                metadata.get(b"schema_version", b"none").decode(errors="replace"),
-            )
-            yield file
-    except FileNotFoundError as error:
-        raise ShardError(
-            f"{folder}/{name}: a Parquet file expected, there is none. Run "
-            "data_pipeline/preprocess.py with this output folder (again)."
-        ) from error
-    except (pa.ArrowException, OSError) as error:
-        raise ShardError(
-            f"{folder}/{name}: a whole Parquet file expected, it cannot be read ({error}). It is "
-            "cut short or damaged: delete it and manifest.json, and run "
-            "data_pipeline/preprocess.py again."
-        ) from error

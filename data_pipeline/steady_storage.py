@@ -87,6 +87,29 @@ def retried(call: Callable[[], T], what: str, policy: RetryPolicy = RetryPolicy(
     return call()
 
 
+class StorageError(OSError):
+    """A disk or object store does not answer, again and again; says nothing about the files."""
+
+
+def answered(call: Callable[[], T], where: str, policy: RetryPolicy = RetryPolicy()) -> T:
+    """As `retried`, for files that a user knows by name.
+
+    Raises:
+        StorageError: every attempt failed in a way that might have passed.
+        OSError: one that will not pass, such as a file that is not there.
+    """
+    try:
+        return retried(call, where, policy)
+    except OSError as error:
+        if not may_pass(error):
+            raise
+        raise StorageError(
+            f"{where}: storage that answers expected, {policy.num_attempts} attempts failed, the "
+            f"last with: {error}. Check the network, the address and the access rights, and start "
+            "again; what is written already is kept."
+        ) from error
+
+
 def put_folder(
     folder: Path,
     filesystem: fs.FileSystem,

@@ -1,28 +1,62 @@
 """Files on local disk or in an object store, written whole or not at all."""
 
+import hashlib
+import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import fsspec
+import pyarrow as pa
 from pyarrow import fs
+
+STALE_AFTER = timedelta(hours=1)
+"""A half-written file that another machine has not touched for so long is nobody's."""
 
 
 def open_folder(folder: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a local path or URI, and the path within it."""
-    if "://" in folder:
+    """The file system of a local path or URI, and the path within it.
+
+    Args:
+        folder: a path, or a URI that pyarrow (``s3://``, ``gs://``) or else fsspec knows.
+
+    Raises:
+        ValueError: neither knows it.
+    """
+    if "://" not in folder:
+        return fs.LocalFileSystem(), str(Path(folder).absolute())
+    try:
         filesystem, path = fs.FileSystem.from_uri(folder)
-        return filesystem, path
-    return fs.LocalFileSystem(), str(Path(folder).absolute())
+    except pa.ArrowInvalid as unknown:
+        try:
+            found, path = fsspec.core.url_to_fs(folder)
+        except (ValueError, ImportError) as error:
+            raise ValueError(
+                f"{folder}: a path or a URI that pyarrow or fsspec can open expected, "
+                f"got: {error} (pyarrow: {unknown}). Mend the URI, or install what it names."
+            ) from error
+        filesystem = fs.PyFileSystem(fs.FSSpecHandler(found))
+    return filesystem, path.rstrip("/")
 
 
 @contextmanager
-def atomic_output(filesystem: fs.FileSystem, path: str) -> Iterator[Any]:
-    """A stream to a file that appears at ``path`` when the block ends well, and else not at all."""
+def atomic_output(filesystem: fs.FileSystem, path: str, *, run: str | None = None) -> Iterator[Any]:
+    """A stream to a file that appears at ``path`` when the block ends well, and else not at all.
+
+    Args:
+        filesystem: where the file is to be.
+        path: the file.
+        run: the `run_token` of the run that the file belongs to; this process's where not given.
+    """
     parent, _, name = path.rpartition("/")
     filesystem.create_dir(parent, recursive=True)
-    partial = f"{parent}/.{name}.{uuid4().hex}"
+    partial = f"{parent}/.{name}.{run or run_token()}.{uuid4().hex}"
     try:
         with filesystem.open_output_stream(partial) as stream:
             yield stream
@@ -39,7 +73,65 @@ def exists(filesystem: fs.FileSystem, path: str) -> bool:
 
 
 def remove_partials(filesystem: fs.FileSystem, folder: str) -> None:
-    """Deletes what killed runs left of `atomic_output` in a folder."""
+    """Deletes what ended runs left of `atomic_output` in a folder, and nothing of a live run.
+
+    A run of this machine has ended when its process is gone; of another machine's, a file counts as
+    left when it has not changed for an hour.
+    """
     for entry in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
-        if entry.base_name.startswith(".") and entry.type == fs.FileType.File:
+        named = _PARTIAL.fullmatch(entry.base_name)
+        if named and entry.type == fs.FileType.File and _is_left(entry, **named.groupdict()):
             filesystem.delete_file(entry.path)
+
+
+_PARTIAL = re.compile(
+    r"\..+\.(?P<machine>[0-9a-f]{12})-(?P<process>[0-9]+)-(?P<start>[0-9]+)\.[0-9a-f]{32}"
+)
+
+
+def _is_left(entry: fs.FileInfo, machine: str, process: str, start: str) -> bool:
+    if machine == _machine():
+        return _started(int(process)) != int(start)
+    return entry.mtime is not None and datetime.now(UTC) - entry.mtime > STALE_AFTER
+
+
+@cache
+def _token(process: int) -> str:
+    return f"{_machine()}-{process}-{_started(process)}"
+
+
+def run_token() -> str:
+    """The name of this process among those of all machines; half-written files carry it.
+
+    >>> run_token() == run_token()
+    True
+    """
+    return _token(os.getpid())
+
+
+@cache
+def _machine() -> str:
+    """Of the machine, and of the container if that has process numbers of its own."""
+    numbering = Path("/proc/self/ns/pid")
+    name = f"{socket.gethostname()} {numbering.readlink() if numbering.is_symlink() else ''}"
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def _started(process: int) -> int | None:
+    """When a process of this machine started, in Linux's clock ticks; None if there is none.
+
+    Elsewhere than on Linux 0 for every process that is there.
+    """
+    stat = Path(f"/proc/{process}/stat")
+    try:
+        if not Path("/proc/self/stat").exists():
+            os.kill(process, 0)
+            return 0
+        state, *rest = stat.read_text().rpartition(")")[2].split()
+    except ProcessLookupError:
+        return None
+    except FileNotFoundError:
+        return None
+    except PermissionError:  # there is one, of another user
+        return 0
+    return None if state in "ZX" else int(rest[18])

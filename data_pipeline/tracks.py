@@ -130,8 +130,13 @@ def read_image(frame: Frame) -> UInt8[ndarray, "height width 3"]:
     Raises:
         DatasetError: the file is missing or does not decode, or the video ends before the frame.
     """
+    return cv2.cvtColor(read_bgr(frame), cv2.COLOR_BGR2RGB)
+
+
+def read_bgr(frame: Frame) -> UInt8[ndarray, "height width 3"]:
+    """As `read_image`, with the channels in OpenCV's order: for what is written as JPEG again."""
     if isinstance(frame, VideoFrame):
-        return _open_video(frame.file).read(frame.number)
+        return _open_video(frame.file).read_bgr(frame.number)
     try:
         encoded = np.fromfile(frame, dtype=np.uint8)
     except OSError as error:
@@ -149,7 +154,7 @@ def read_image(frame: Frame) -> UInt8[ndarray, "height width 3"]:
             f"{frame}: does not decode as an image ({trouble}); "
             "expected JPEG or PNG. Download or convert it again."
         )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 class VideoDecoder:
@@ -165,6 +170,10 @@ class VideoDecoder:
         Raises:
             DatasetError: the video ends before it, or the frame does not decode.
         """
+        return cv2.cvtColor(self.read_bgr(number), cv2.COLOR_BGR2RGB)
+
+    def read_bgr(self, number: int) -> UInt8[ndarray, "height width 3"]:
+        """As `read`, with the channels in OpenCV's order."""
         if number < self._next:
             self._rewind()
         while self._next < number:
@@ -176,7 +185,7 @@ class VideoDecoder:
                 f"{self._file}#{number}: a frame expected, it does not decode. Convert the video "
                 "again, e.g. to H.264 in an mp4 file, or to a folder of images."
             )
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return image
 
     def count(self) -> int:
         """How many frames the file really holds; goes through all of them, without decoding."""

@@ -18,7 +18,12 @@ from data_pipeline.crop_tracks import (
     view_window,
 )
 from data_pipeline.crops import search_window
-from data_pipeline.preprocess import PreprocessConfig, SourceConfig, preprocess, write_shard
+from data_pipeline.preprocess import (
+    PreprocessConfig,
+    SourceConfig,
+    preprocess,
+    write_shard,
+)
 from data_pipeline.shard_plans import make_plans, parse_source, read_tracks
 from data_pipeline.shards import (
     ShardError,
@@ -28,6 +33,7 @@ from data_pipeline.shards import (
     read_index,
     read_manifest,
 )
+from data_pipeline.storage import run_token
 from data_pipeline.tracks import DatasetError, Track
 
 BOX = np.array([60.0, 40.0, 100.0, 90.0])
@@ -291,7 +297,9 @@ def test_a_killed_run_goes_on_to_the_same_rows(tmp_path: Path, ray_session: None
     write_shard(plans[0], second.output, second.crops)
     folder = tmp_path / "second"
     (folder / plans[1].shard).write_bytes((folder / plans[0].shard).read_bytes()[:-20])
-    (folder / f".{plans[1].shard}.0123").write_bytes(b"half")
+    machine, process, start = run_token().split("-")
+    ended = f"{machine}-{process}-{int(start) - 1}"
+    (folder / f".{plans[1].shard}.{ended}.{'0' * 32}").write_bytes(b"half")
     resumed = preprocess(second)
     assert resumed.manifest == report.manifest
     assert 0 < resumed.images_written < 66

@@ -14,13 +14,21 @@ import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from data_pipeline.episodes import Episode, EpisodeBatch, Sample, make_episode, stack
+from data_pipeline.episodes import (
+    Episode,
+    EpisodeBatch,
+    PairOrigin,
+    Sample,
+    make_episode,
+    stack,
+)
 from data_pipeline.sampling import (
     SamplingConfig,
     Split,
@@ -30,6 +38,25 @@ from data_pipeline.sampling import (
     pair_origin,
 )
 from data_pipeline.shards import ShardError, TrackChunk, decode, read_chunk, read_index
+
+
+class DrawnPair(NamedTuple):
+    """A pair of frames, before its images are decoded."""
+
+    rows: tuple[TrackChunk, TrackChunk]
+    """The track of the first image, and that of the second."""
+
+    frames: tuple[int, int]
+    """Which frame of each."""
+
+    view: int | None
+    """Which moved view of the second; None for the centred one."""
+
+    origin: PairOrigin
+    """What they have to do with each other."""
+
+    rng: np.random.Generator
+    """Draws the augmentation."""
 
 
 class EpisodeStream:
@@ -47,8 +74,8 @@ class EpisodeStream:
         self._seed = seed
         self._blocks: dict[int, tuple[int, list[TrackChunk]]] = {}  # lane -> its current block
 
-    def episode(self, lane: int, count: int) -> Episode:
-        """Pair number ``count`` of a lane."""
+    def draw(self, lane: int, count: int) -> "DrawnPair":
+        """Which frames pair number ``count`` of a lane is made of; decodes nothing."""
         # Lanes change block one after another: no batch waits for all of them to read.
         rows = self._block(lane, (count + lane) // self._config.pairs_per_block)
         rng = np.random.default_rng((self._seed, lane, count))
@@ -63,12 +90,19 @@ class EpisodeStream:
         else:
             other_frame = int(rng.integers(len(rows[partner].frame_numbers)))
         view = _draw_view(rows[partner], other_frame, rng)
+        origin = pair_origin(rows, (first, partner), (frame, other_frame), view)
+        return DrawnPair((row, rows[partner]), (frame, other_frame), view, origin, rng)
+
+    def episode(self, lane: int, count: int) -> Episode:
+        """Pair number ``count`` of a lane."""
+        pair = self.draw(lane, count)
+        (row, partner), (frame, other_frame) = pair.rows, pair.frames
         return make_episode(
             centred_sample(self._folder, row, frame),
-            view_sample(self._folder, rows[partner], other_frame, view),
-            origin=pair_origin(rows, (first, partner), (frame, other_frame), view),
+            view_sample(self._folder, partner, other_frame, pair.view),
+            origin=pair.origin,
             config=self._config.augmentation,
-            rng=rng,
+            rng=pair.rng,
         )
 
     def forget(self, lane: int) -> None:

@@ -1,7 +1,7 @@
 """Kills preprocessing with SIGKILL at random moments; compares what is left with a clean run.
 
 python tests/kill_preprocessing.py            # minutes on two cores
-python tests/kill_preprocessing.py --kills 3 --seed 7
+python tests/kill_preprocessing.py --kills 3 --seed 7 --folder F     # in parts: later calls go on
 
 The killed run is started again with the same command until it ends. Its shards must hold the same
 rows in the same order as those of a run that was left alone, and nothing half-written may remain.
@@ -26,7 +26,7 @@ from data_pipeline.synthetic_scenes import SyntheticConfig
 
 ROOT = Path(__file__).parents[1]
 NUM_SHARDS = 24
-VIDEOS = SyntheticConfig(num_train_videos=60, num_val_videos=1, frames_per_video=20)
+VIDEOS = SyntheticConfig(num_train_videos=60, num_val_videos=1, frames_per_video=16)
 
 
 def start(videos: Path, output: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -44,8 +44,16 @@ def finish(process: subprocess.Popen[bytes], log: Path) -> None:
     assert code == 0, f"exit status {code}:\n{log.read_text()[-4000:]}"
 
 
-def kill_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Kills the whole process group after a time; False if it had ended by itself."""
+def shards_of(folder: Path) -> list[Path]:
+    """The shards that stand."""
+    return sorted(folder.glob("shard-*.parquet"))
+
+
+def kill_after(process: subprocess.Popen[bytes], output: Path, more: int, seconds: float) -> bool:
+    """Kills the whole process group a while after so many shards more; False if it ended itself."""
+    wanted = len(shards_of(output)) + more
+    while process.poll() is None and len(shards_of(output)) < wanted:
+        time.sleep(0.02)
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -66,44 +74,61 @@ def rows(folder: Path) -> list[tuple[object, ...]]:
     return found
 
 
+def kill_often(videos: Path, clean: Path, killed: Path, *, kills: int, rng: random.Random) -> None:
+    """Starts the run into ``killed`` again and again, and kills it at random moments."""
+    written = [shard.stat().st_mtime for shard in shards_of(clean)]
+    per_shard = (max(written) - min(written)) / NUM_SHARDS
+    number = 0
+    while number < kills:
+        if len(shards := shards_of(killed)) > NUM_SHARDS - 6:  # too little for the next to hit
+            (killed / "manifest.json").unlink(missing_ok=True)
+            for shard in rng.sample(shards, k=NUM_SHARDS * 2 // 3):
+                shard.unlink()
+        if rng.random() < 0.2:  # while Ray starts, or the plan is made
+            more, seconds = 0, rng.uniform(0, 10)
+        else:  # while shards are written; a worker may be anywhere in its own
+            more, seconds = rng.randint(1, 6), rng.uniform(0, 3 * per_shard)
+        was_killed = kill_after(start(videos, killed, killed.parent / "log"), killed, more, seconds)
+        number += was_killed
+        what = f"kill {number}" if was_killed else "ended by itself"
+        half = len(list(killed.glob(".shard-*")))
+        print(f"{what}: {len(shards_of(killed))} shards stand, {half} half-written", flush=True)
+
+
+def compare(clean: Path, killed: Path) -> int:
+    """The number of rows, which are the same in both folders, as all else is."""
+    manifests = [read_manifest(str(each)) for each in (clean, killed)]
+    assert manifests[0].fingerprint == manifests[1].fingerprint, manifests
+    one, other = rows(clean), rows(killed)
+    assert len(one) == len(other), (len(one), len(other))
+    assert one == other, "the rows differ"
+    left = sorted(path.name for path in killed.iterdir() if path.name.startswith("."))
+    assert not left, f"half-written files remain: {left}"
+    extra = {path.name for path in killed.iterdir()} ^ {path.name for path in clean.iterdir()}
+    assert not extra, f"the folders differ in {extra}"
+    return len(one)
+
+
 def main() -> None:
     """One clean run, one that is killed again and again, and the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="kept, so that a later call goes on with it")
     arguments = parser.parse_args()
-    rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="kill-preprocessing-") as name:
-        folder = Path(name)
-        render_dataset(folder / "videos", VIDEOS)
-        clean, killed, log = folder / "clean", folder / "killed", folder / "log"
-        began = time.monotonic()
-        finish(start(folder / "videos", clean, log), log)
-        whole = time.monotonic() - began
-        print(f"a clean run took {whole:.0f} s", flush=True)
-        kills = 0
-        while kills < arguments.kills:
-            seconds = rng.uniform(0.2, 0.95) * whole
-            was_killed = kill_after(start(folder / "videos", killed, log), seconds)
-            shards = sorted(killed.glob("shard-*.parquet"))
-            kills += was_killed
-            what = f"kill {kills} after {seconds:.1f} s" if was_killed else "ended by itself"
-            print(f"{what}: {len(shards)} shards stand", flush=True)
-            if len(shards) == NUM_SHARDS:  # nothing would be left for the next kill to hit
-                (killed / "manifest.json").unlink(missing_ok=True)
-                for shard in rng.sample(shards, k=NUM_SHARDS * 2 // 3):
-                    shard.unlink()
-        finish(start(folder / "videos", killed, log), log)
-        manifests = [read_manifest(str(each)) for each in (clean, killed)]
-        assert manifests[0].fingerprint == manifests[1].fingerprint, manifests
-        one, other = rows(clean), rows(killed)
-        assert len(one) == len(other), (len(one), len(other))
-        assert one == other, "the rows differ"
-        left = sorted(path.name for path in killed.iterdir() if path.name.startswith("."))
-        assert not left, f"half-written files remain: {left}"
-        extra = {path.name for path in killed.iterdir()} ^ {path.name for path in clean.iterdir()}
-        assert not extra, f"the folders differ in {extra}"
-    print(f"after {kills} kills: {len(one)} rows, each equal to that of the clean run")
+        folder = arguments.folder or Path(name)
+        videos, clean, killed = (folder / each for each in ("videos", "clean", "killed"))
+        log = folder / "log"
+        if not (clean / "manifest.json").exists():
+            render_dataset(videos, VIDEOS)
+            finish(start(videos, clean, log), log)
+        print("the clean run stands", flush=True)
+        rng = random.Random(arguments.seed)
+        kill_often(videos, clean, killed, kills=arguments.kills, rng=rng)
+        finish(start(videos, killed, log), log)
+        num_rows = compare(clean, killed)
+    print(f"after {arguments.kills} kills: {num_rows} rows, each equal to that of the clean run")
 
 
 if __name__ == "__main__":

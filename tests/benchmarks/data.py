@@ -4,21 +4,21 @@ python tests/benchmarks/data.py                              # the four short ca
 python tests/benchmarks/data.py --cases crops --rounds 5
 python tests/benchmarks/data.py --cases scale --tracks 300 --pairs 9600   # in full: 10,000, 320,000
 
-- crops: preprocessing with Ray Data against a plain loop in one process (imread, warpAffine,
-  imencode, append to a file) that writes the same JPEGs, one OpenCV thread on each side;
+- crops: preprocessing with Ray Data against a plain loop in one process that writes the same JPEGs
+  (imread, warpAffine, imencode, Parquet), one OpenCV thread on each side;
 - batches: `stream.batches` against a torch DataLoader of the same episodes, threads against
   processes, as many of both;
 - waiting: the share of its time that a training spends waiting for data;
 - memory: the peak of planning, cutting and loading, each in a process of its own, for a data set
   and for one of ten times its rows;
-- scale: many tracks through preprocessing and one epoch of sampling, and what the paper's full set
-  would cost at these rates.
+- scale: many tracks through preprocessing, an epoch of pairs drawn from the shards, a part of them
+  decoded and augmented, and what the paper's full set would cost at these rates.
 
-Contestants take turns, start-up is excluded, figures are medians over the rounds. Beside the clock
-stands the processors' own time, which neighbours on the machine change less.
+Contestants take turns, start-up is excluded, figures are medians over the rounds.
 """
 
 import argparse
+import logging
 import multiprocessing
 import os
 import statistics
@@ -30,126 +30,19 @@ from itertools import islice
 from pathlib import Path
 
 import cv2
-import numpy as np
+from data_crops import measure_crops
 from data_memory import measure_memory
 from data_scale import measure_scale
-from many_videos import make_shards, plan_of, verdict, write_videos
+from many_videos import make_shards, verdict
 
-from data_pipeline.boxes import clip
-from data_pipeline.crop_tracks import CropConfig, usable_frames, view_generator, view_window
-from data_pipeline.crops import CROP_SIZE_PX, mean_color, search_window
 from data_pipeline.episodes import EpisodeBatch, stack
-from data_pipeline.preprocess import preprocess, write_shard
-from data_pipeline.ray_session import ray_session
 from data_pipeline.sampling import SamplingConfig
-from data_pipeline.shard_plans import PreprocessConfig, make_plans, read_tracks
-from data_pipeline.shards import read_chunks, read_index
 from data_pipeline.stream import EpisodeStream, batches
-from data_pipeline.tracks import read_image
-
-CROPS_BAR = 0.85
-"""Least share of one plain loop per core."""
 
 BATCHES_BAR = 1.0
 """Least ratio to the DataLoader."""
 
 LANES = 32
-
-
-def plain_jobs(config: PreprocessConfig) -> list[tuple[str, tuple[float, ...], list[np.ndarray]]]:
-    """All that the plain loop need not compute: file, border colour, and each crop's matrix."""
-    jobs = []
-    for track in read_tracks(config):
-        for frame in usable_frames(track):
-            image = read_image(track.image_files[frame])
-            height, width, _ = image.shape
-            box = clip(track.boxes[frame], width=float(width), height=float(height))
-            windows = [search_window(box)]
-            for view in range(config.crops.num_views):
-                number = int(track.frame_numbers[frame])
-                rng = view_generator(config.crops.seed, track, number, view)
-                windows.append(view_window(windows[0], config.crops, rng))
-            matrices = []
-            for window in windows:
-                scale = window.size_px / CROP_SIZE_PX
-                offset = window.center_px - window.size_px / 2 + scale / 2 - 0.5
-                matrices.append(np.array([[scale[0], 0, offset[0]], [0, scale[1], offset[1]]]))
-            jobs.append((str(track.image_files[frame]), mean_color(image)[::-1], matrices))
-    return jobs
-
-
-def plain_loop(jobs: list, output: Path, quality: int) -> int:
-    """The loop that anyone would write; the number of crops."""
-    count, options = 0, [cv2.IMWRITE_JPEG_QUALITY, quality]
-    with output.open("wb") as stream:
-        for file, border, matrices in jobs:
-            image = cv2.imread(file)
-            for matrix in matrices:
-                crop = cv2.warpAffine(
-                    image,
-                    matrix,
-                    (CROP_SIZE_PX, CROP_SIZE_PX),
-                    flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                    borderMode=cv2.BORDER_CONSTANT,
-                    borderValue=border,
-                )
-                stream.write(cv2.imencode(".jpg", crop, options)[1])
-                count += 1
-    return count
-
-
-def steady_rate(output: Path) -> float:
-    """Crops per second between the first and the last shards, from when each was complete."""
-    index = read_index(str(output)).to_pydict()
-    crops: dict[str, int] = {}
-    for shard, frames in zip(index["shard"], index["num_frames"], strict=True):
-        crops[shard] = crops.get(shard, 0) + frames * (1 + CropConfig.num_views)
-    ended = sorted(((output / shard).stat().st_mtime, count) for shard, count in crops.items())
-    cores = os.cpu_count() or 1
-    inner = ended[cores : len(ended) - cores]
-    return sum(count for _, count in inner) / (inner[-1][0] - ended[cores - 1][0])
-
-
-def measure_crops(options: argparse.Namespace, folder: Path) -> None:
-    """Case `crops`."""
-    cv2.setNumThreads(1)
-    videos, cores = folder / "videos", os.cpu_count() or 1
-    write_videos(videos, options.videos, frames=24, width_px=640, height_px=360)
-    config = plan_of(videos, folder / "in-process")  # tasks of about a second
-    jobs = plain_jobs(config)
-    ours_wall, theirs_wall, ours_cpu, theirs_cpu = [], [], [], []
-    with ray_session("local"):
-        for turn in range(options.rounds):
-            output = folder / f"shards-{turn}"
-            written = preprocess(replace(config, output=str(output))).images_written
-            ours_wall.append(steady_rate(output))
-            wall, cpu = time.perf_counter(), time.thread_time()
-            count = plain_loop(jobs, folder / "plain.bin", config.crops.jpeg_quality)
-            theirs_wall.append(count / (time.perf_counter() - wall))
-            assert count == written, f"{count} crops in the plain loop, {written} in the shards"
-            theirs_cpu.append(count / (time.thread_time() - cpu))
-            cpu = time.thread_time()
-            for plan in make_plans(replace(config, output=str(folder / f"cpu-{turn}"))):
-                write_shard(plan, str(folder / f"cpu-{turn}"), config.crops)
-            ours_cpu.append(count / (time.thread_time() - cpu))
-    require_same_jpegs(folder / "shards-0", folder / "plain.bin")
-    ours, theirs = statistics.median(ours_wall), statistics.median(theirs_wall)
-    print(f"crops/s: Ray Data on {cores} cores {ours:.0f}, plain loop {theirs:.0f}")
-    verdict(f"crops, by the clock, share of {cores} plain loops", ours / theirs / cores, CROPS_BAR)
-    share = statistics.median(ours_cpu) / statistics.median(theirs_cpu)
-    print(f"crops, by the thread's own time, one worker's share of a plain loop: {share:.2f}")
-
-
-def require_same_jpegs(shards: Path, plain: Path) -> None:
-    """Raises unless the plain loop wrote what the shards hold."""
-    index = read_index(str(shards)).to_pylist()
-    first = next(entry for entry in index if entry["video"] == "video_000000")
-    rows = read_chunks(str(shards), first["shard"], first["row_group"])
-    row = rows[first["row_in_group"]]
-    ours = b"".join(row.centred_images[0:1] + row.view_images[0])
-    with plain.open("rb") as stream:
-        if stream.read(len(ours)) != ours:
-            raise AssertionError("the plain loop cut other crops")
 
 
 def torch_batches(stream: EpisodeStream, workers: int) -> Iterator[EpisodeBatch]:
@@ -270,10 +163,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200, help="memory: rows, and ten times as many")
     parser.add_argument("--tracks", type=int, default=10_000, help="scale")
     parser.add_argument("--pairs", type=int, default=320_000, help="scale: pairs of an epoch")
+    parser.add_argument("--pairs-made", type=int, default=9_600, help="scale: decoded, to time it")
+    parser.add_argument("--folder", type=Path, help="kept, so that a later call goes on with it")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     for name in options.cases:
         with tempfile.TemporaryDirectory(prefix=f"data-{name}-") as folder:
-            CASES[name](options, Path(folder))
+            CASES[name](options, options.folder or Path(folder))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Run as a script with a name, a folder of shards and a number of rows, it is one 
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,10 +52,12 @@ CHILDREN: dict[str, Callable[[str, int], None]] = {
 
 
 def run_child(name: str, shards: str, rows: int) -> None:
-    """Prints the peak of this process's memory before and after a part of the work, in MB."""
+    """Prints the process's peak of memory before and after a part of the work, in MB (Linux)."""
 
     def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # Not getrusage's: that one starts at the peak of the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        return float(status.partition("VmHWM:")[2].split()[0]) / 1024
 
     before = peak()
     CHILDREN[name](shards, rows)

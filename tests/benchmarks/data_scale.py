@@ -4,12 +4,14 @@ import argparse
 import os
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from many_videos import write_videos
+from rich.progress import track
 
 from data_pipeline.crop_tracks import CropConfig
 from data_pipeline.episodes import PairOrigin
@@ -21,7 +23,7 @@ from data_pipeline.stream import EpisodeStream, batches
 from data_pipeline.synthetic_scenes import SyntheticConfig, render_video
 from data_pipeline.tracks import read_image
 
-FRAMES, WIDTH_PX, HEIGHT_PX, LANES = 6, 160, 120, 32
+FRAMES, WIDTH_PX, HEIGHT_PX, LANES = 3, 160, 120, 32
 
 
 class FullSet(NamedTuple):
@@ -47,11 +49,14 @@ PAPER_SET = {
 
 def measure_scale(options: argparse.Namespace, folder: Path) -> None:
     """Case `scale`: what happened, and what the full set would cost at this rate."""
-    start = time.perf_counter()
-    write_videos(
-        folder / "videos", options.tracks, frames=FRAMES, width_px=WIDTH_PX, height_px=HEIGHT_PX
-    )
-    print(f"{options.tracks} videos laid out in {time.perf_counter() - start:.0f} s", flush=True)
+    if not (folder / "videos" / "train" / "list.txt").exists():
+        start = time.perf_counter()
+        write_videos(
+            folder / "videos", options.tracks, frames=FRAMES, width_px=WIDTH_PX, height_px=HEIGHT_PX
+        )
+        print(
+            f"{options.tracks} videos laid out in {time.perf_counter() - start:.0f} s", flush=True
+        )
     source = SourceConfig(reader="got10k", folder=folder / "videos")
     config = PreprocessConfig(sources=(source,), output=str(folder / "shards"), min_shards=64)
     with ray_session("local"):
@@ -59,7 +64,7 @@ def measure_scale(options: argparse.Namespace, folder: Path) -> None:
     counts = report.manifest.counts["got10k"]
     if counts.tracks != options.tracks:
         raise AssertionError(f"{options.tracks} tracks expected, got {counts.tracks}")
-    crops_per_second = report.images_written / report.seconds
+    crops_per_second = report.images_written / report.seconds  # of this call
     files = len(list((folder / "shards").iterdir()))
     print(
         f"preprocessing: {counts.tracks} tracks, {counts.images} crops, "
@@ -67,28 +72,35 @@ def measure_scale(options: argparse.Namespace, folder: Path) -> None:
         f"{crops_per_second:.0f} crops/s with start-up",
         flush=True,
     )
-    pairs_per_second = _sample(config.output, options.pairs)
-    _extrapolate(
-        crops_per_second, report.manifest.bytes / counts.images, pairs_per_second, _decoding(folder)
-    )
+    pairs_per_second = _sample(config.output, options.pairs, options.pairs_made)
+    if crops_per_second:
+        bytes_per_crop = report.manifest.bytes / counts.images
+        _extrapolate(crops_per_second, bytes_per_crop, pairs_per_second, _decoding(folder))
 
 
-def _sample(shards: str, num_pairs: int) -> float:
-    """Goes through an epoch; prints what was drawn; pairs per second."""
-    sampling = SamplingConfig()
-    start = time.perf_counter()
-    stream = EpisodeStream(shards, sampling, split="train", seed=0)
-    drawn: Counter[PairOrigin] = Counter()
+def _sample(shards: str, num_pairs: int, num_made: int) -> float:
+    """Draws an epoch, and makes a part of it; prints what was drawn; pairs made per second."""
     workers = os.cpu_count() or 1
-    for batch in islice(batches(stream, range(LANES), num_threads=workers), num_pairs // LANES):
-        drawn.update(batch.origins)
+    start = time.perf_counter()
+    stream = EpisodeStream(shards, SamplingConfig(), split="train", seed=0)
+    drawn: Counter[PairOrigin] = Counter()
+    with ThreadPoolExecutor(workers) as pool:
+        for count in track(range(num_pairs // LANES), "an epoch of sampling"):
+            pairs = pool.map(lambda lane, count=count: stream.draw(lane, count), range(LANES))
+            drawn.update(pair.origin for pair in pairs)
     seconds = time.perf_counter() - start
-    print(
-        f"sampling: {drawn.total()} pairs, {seconds:.0f} s, {drawn.total() / seconds:.0f} pairs/s"
-    )
+    print(f"sampling: {drawn.total()} pairs drawn and their rows read in {seconds:.0f} s")
     for name, share in shares(drawn).items():
         print(f"  {name} {share:.3f}")
-    return drawn.total() / seconds
+    source = batches(stream, range(LANES), num_threads=workers)
+    next(source)
+    start = time.perf_counter()
+    for _ in islice(source, num_made // LANES):
+        pass
+    rate = num_made / (time.perf_counter() - start)
+    source.close()
+    print(f"loading: {num_made} of them decoded and augmented, {rate:.0f} pairs/s", flush=True)
+    return rate
 
 
 def _decoding(folder: Path) -> float:

@@ -207,12 +207,16 @@ def with_epochs(train: TrainConfig, num_epochs: int) -> TrainConfig:
 def _evaluation(evaluation: EvaluationConfig, options: StudyOptions) -> EvaluationConfig:
     (name,), (folder,) = options.benchmark or ("",), options.benchmark_folder or ("",)
     # A preset's limit is for its own sequences.
+    Where there was second order at all, the last epoch has it.
+
     own = None if name or folder else evaluation.max_sequences
     return replace(
         evaluation,
         benchmark=name or evaluation.benchmark,
         folder=folder,
         partial=options.partial or evaluation.partial,
+    if outer.second_order_from_epoch < outer.num_epochs:
+        second = min(second, num_epochs - 1)
         max_sequences=options.max_sequences or own,
         max_frames=options.max_frames,
         device="cuda" if options.use_gpu else "cpu",

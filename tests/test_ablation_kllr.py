@@ -127,6 +127,10 @@ def test_a_short_try_on_real_data_keeps_the_schedules_shares() -> None:
     assert short.outer_loop.second_order_from_epoch == 2  # never, as in the preset
     assert short.gammas.annealing_epochs == usual.gammas.annealing_epochs / 2
     assert (short.validation.num_pairs, short.validation.batch_pairs) == (4, 4)
+    paper = StudyOptions(preset="paper", shards="shards")
+    for num_epochs, second in {1: 0, 2: 1, 4: 3, 20: 15}.items():
+        outer = base_config(replace(paper, num_epochs=num_epochs)).train.outer_loop
+        assert outer.second_order_from_epoch == second < num_epochs
     with pytest.raises(ValueError, match="num_epochs must be at least 1, got 0"):
         base_config(replace(options, num_epochs=0))
 

@@ -1,6 +1,6 @@
 """What a study will run, in which order, and what that costs; nothing is started."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from eval_jobs.pipeline import PipelineConfig
@@ -100,12 +100,30 @@ def plan_text(study: Study) -> str:
     Raises:
         ValueError: a variant has no data, or nothing to be evaluated on.
     """
-    found = trials(study)
+    (text,) = plan_texts([study])
+    return text
+
+
+def plan_texts(studies: Sequence[Study]) -> Iterator[str]:
+    """The plans of studies that run one after the other: each training is counted once.
+
+    Raises:
+        ValueError: as `plan_text`.
+    """
+    counted: frozenset[str] = frozenset()
+    for study in studies:
+        found = trials(study)
+        yield _plan_text(study, found, counted)
+        counted |= {trial.training for trial in found}
+
+
+def _plan_text(study: Study, found: Sequence[Trial], counted: Set[str]) -> str:
+    """The plan of a study before which others train what is counted."""
     storage = absolute_storage(study.variants[0].config.storage)
     ended = {trial.trial_id for trial in found if finished(storage, trial.trial_id) is not None}
     rows, left, num_trainings, order = [], 0.0, 0, 0
     for group in grouped(found):
-        training, state = _training(group, ended)
+        training, state = _training(group, ended, counted)
         num_trainings += training > 0
         for trial in group:
             order += 1
@@ -137,20 +155,22 @@ def cost_text(seconds: float, config: PipelineConfig) -> str:
     return f"{amount}. A training takes {devices}."
 
 
-def _training(group: Sequence[Trial], ended: set[str]) -> tuple[float, str]:
+def _training(group: Sequence[Trial], ended: Set[str], counted: Set[str]) -> tuple[float, str]:
     """What a group's training still costs, and what is said of its first trial."""
     variant = group[0].variant
     if all(trial.trial_id in ended for trial in group):
         return 0.0, "finished"
     if variant.checkpoint:
         return 0.0, "to run, on the checkpoint given"
+    if group[0].training in counted:
+        return 0.0, "to run, on a training of the plan above"
     known = find_trained(variant.config)
     if known is not None:
         return 0.0, f"to run, on {known.run_id}"
     return training_seconds(variant.config), "to train and run"
 
 
-def _state(trial: Trial, ended: set[str], otherwise: str) -> str:
+def _state(trial: Trial, ended: Set[str], otherwise: str) -> str:
     return "finished" if trial.trial_id in ended else otherwise
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_pipeline.ray_session import ray_session
 from eval_jobs.pipeline import PipelineConfig
-from search_spaces.plan import plan_text
+from search_spaces.plan import plan_texts
 from search_spaces.search import Search, SearchKind
 from search_spaces.search_run import run_whole_search, search_plan
 from search_spaces.study import Study
@@ -31,8 +31,8 @@ def plan_or_run(study_of: Callable[[PipelineConfig], Study], options: StudyOptio
     log_to_terminal()
     with _clear_errors():
         studies = [study_of(base_config(each)) for each in each_benchmark(options)]
-        for study in studies:
-            print(plan_text(study), flush=True)
+        for text in plan_texts(studies):
+            print(text, flush=True)
     if options.plan:
         return
     with ray_session(options.address, DRIVER_RESOURCES):

@@ -24,7 +24,7 @@ from search_spaces.comparison import (
     verdicts,
 )
 from search_spaces.measures import Measure
-from search_spaces.plan import plan_text
+from search_spaces.plan import plan_text, plan_texts
 from search_spaces.study import Cell, Study, grid, study_id, trials
 from search_spaces.study_run import report_text, run
 from search_spaces.trial_run import TrialResult
@@ -241,6 +241,15 @@ def test_a_plan_lists_trials_and_costs_before_anything_runs(tmp_path: Path) -> N
     text = plan_text(study_of(cell("one", 1), cell("four", 4), base=base))
     assert "To run: 4 of 4 trials" in text and text.index("one-seed0") < text.index("one-seed1")
     assert not (tmp_path / "runs").exists()
+
+
+def test_plans_of_several_benchmarks_count_a_training_once(tmp_path: Path) -> None:
+    base = replace(BASE, storage=str(tmp_path / "runs"))
+    shorter = replace(base, evaluation=replace(base.evaluation, max_frames=9))
+    first, second = plan_texts([study_of(cell("one", 1), base=each) for each in (base, shorter)])
+    assert "2 of 2 trials on 2 trainings" in first and "plan above" not in first
+    assert "2 of 2 trials on 0 trainings" in second
+    assert second.count("to run, on a training of the plan above") == 2
 
 
 def test_a_plan_on_gpus_counts_their_hours(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from typing import Annotated, get_args
 
 import tyro
 
+from eval_jobs.pipeline import PipelineConfig
 from search_spaces.open_points import Point, open_points_study
-from search_spaces.study_options import StudyOptions
+from search_spaces.study import Study
+from search_spaces.study_options import StudyOptions, require_no_tracking
 from search_spaces.study_script import plan_or_run
 
 
@@ -25,7 +27,7 @@ class OpenPointsOptions:
     """How the study is run."""
 
     study: Annotated[StudyOptions, tyro.conf.arg(name="")] = StudyOptions(seeds=(0,))
-    """What all studies have; a benchmark plays no part."""
+    """What all studies have; options of tracking are refused."""
 
     points: tuple[Point, ...] = get_args(Point)
     """What is compared."""
@@ -37,11 +39,18 @@ class OpenPointsOptions:
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(OpenPointsOptions, description=__doc__)
-    plan_or_run(
-        lambda base: open_points_study(
-            base, options.study.seeds, points=options.points, look_alikes=options.look_alikes
-        ),
-        options.study,
+    plan_or_run(lambda base: study_of(options, base), options.study)
+
+
+def study_of(options: OpenPointsOptions, base: PipelineConfig) -> Study:
+    """The study that these options ask for, of a base config.
+
+    Raises:
+        ValueError: an option or a cell will not do.
+    """
+    require_no_tracking(options.study)
+    return open_points_study(
+        base, options.study.seeds, points=options.points, look_alikes=options.look_alikes
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from data_pipeline.sampling import PairShares, SamplingConfig
-from eval_jobs.pipeline import PipelineConfig
+from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from meta_train.detectors import DetectorConfig
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.train_config import TrainConfig
@@ -144,7 +144,8 @@ def configure(choice: OpenPointsChoice, base: PipelineConfig) -> PipelineConfig:
         outer_loop=outer,
         sampling=_sampling(choice, train.sampling),
     )
-    return replace(base, train=train, evaluation=replace(base.evaluation, phases=(), folder=""))
+    nothing = EvaluationConfig(phases=(), device=base.evaluation.device)
+    return replace(base, train=train, evaluation=nothing)
 
 
 def _detector(choice: OpenPointsChoice, train: TrainConfig) -> DetectorConfig:

@@ -134,10 +134,11 @@ def study_sequences(
         ValueError: there is nothing to report on or to choose by, or both have a video in common;
             `DatasetError` and `IncompleteResultsError` are such, and say what to do.
     """
-    benchmark = _with_ground_truth(evaluation.benchmark)
     if not evaluation.phases:
-        nothing = SequenceSet(benchmark=benchmark, frames={}, annotations={})
+        row = find_benchmark(evaluation.benchmark)
+        nothing = SequenceSet(benchmark=row, frames={}, annotations={})
         return StudySequences(report=nothing, tuning=None)
+    benchmark = _with_ground_truth(evaluation.benchmark)
     videos = _videos(benchmark, evaluation, synthetic)
     if tuning is None:
         return StudySequences(

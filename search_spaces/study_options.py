@@ -117,6 +117,22 @@ def each_benchmark(options: StudyOptions) -> list[StudyOptions]:
     ]
 
 
+def require_no_tracking(options: StudyOptions) -> None:
+    """Refuses options of tracking, for a study that does not track.
+
+    Raises:
+        ValueError: it names those that were given.
+    """
+    usual = StudyOptions()
+    names = ("benchmark", "benchmark_folder", "partial", "max_sequences", "max_frames", "tuning")
+    given = [name for name in names if getattr(options, name) != getattr(usual, name)]
+    if given:
+        raise ValueError(
+            "this study compares by held-out pair tasks and tracks nothing, so it takes no "
+            f"options of tracking, got {', '.join(given)}; leave them out"
+        )
+
+
 def base_config(options: StudyOptions) -> PipelineConfig:
     """What all cells of a study share.
 
@@ -191,12 +207,16 @@ def _training(train: TrainConfig, options: StudyOptions) -> TrainConfig:
 def with_epochs(train: TrainConfig, num_epochs: int) -> TrainConfig:
     """The training over so many epochs; second order and annealing keep their share of them.
 
+    Where there was second order at all, the last epoch has it.
+
     Raises:
         ValueError: not one epoch.
     """
     outer = train.outer_loop
     factor = num_epochs / outer.num_epochs
     second = round(outer.second_order_from_epoch * factor)
+    if outer.second_order_from_epoch < outer.num_epochs:
+        second = min(second, num_epochs - 1)
     return replace(
         train,
         outer_loop=replace(outer, num_epochs=num_epochs, second_order_from_epoch=second),
@@ -207,16 +227,12 @@ def with_epochs(train: TrainConfig, num_epochs: int) -> TrainConfig:
 def _evaluation(evaluation: EvaluationConfig, options: StudyOptions) -> EvaluationConfig:
     (name,), (folder,) = options.benchmark or ("",), options.benchmark_folder or ("",)
     # A preset's limit is for its own sequences.
-    Where there was second order at all, the last epoch has it.
-
     own = None if name or folder else evaluation.max_sequences
     return replace(
         evaluation,
         benchmark=name or evaluation.benchmark,
         folder=folder,
         partial=options.partial or evaluation.partial,
-    if outer.second_order_from_epoch < outer.num_epochs:
-        second = min(second, num_epochs - 1)
         max_sequences=options.max_sequences or own,
         max_frames=options.max_frames,
         device="cuda" if options.use_gpu else "cpu",

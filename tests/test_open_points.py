@@ -9,6 +9,7 @@ from eval_jobs.presets import PRESETS
 from meta_train.run_log import flatten_config
 from search_spaces.open_points import (
     POINTS,
+from search_spaces.ablation_open_points import OpenPointsOptions, study_of
     OpenPointsChoice,
     Point,
     configure,
@@ -18,7 +19,9 @@ from search_spaces.open_points import (
 from search_spaces.plan import tracking_seconds
 from search_spaces.study import trials
 
+from search_spaces.sequence_parts import TuningConfig
 BASE = PRESETS["small"][1]
+from search_spaces.study_options import StudyOptions
 CELLS = [(point, cell) for point, cells in POINTS.items() for cell in cells]
 
 
@@ -84,3 +87,17 @@ def test_a_score_loss_of_fcos_is_refused_for_retina() -> None:
         open_points_study(
             PRESETS["small-retina"][1], (0,), points=("score_loss",), look_alikes=False
         )
+def test_options_of_tracking_are_refused_and_never_enter_an_id() -> None:
+    tuning = TuningConfig(max_sequences=2)
+    wrong = StudyOptions(benchmark=("otb100",), max_frames=9, tuning=tuning)
+    with pytest.raises(ValueError, match="got benchmark, max_frames, tuning; leave them out"):
+        study_of(OpenPointsOptions(study=wrong), QUICKSTART)
+    usual = study_of(OpenPointsOptions(points=("head",)), QUICKSTART)
+    evaluation = replace(QUICKSTART.evaluation, benchmark="got10k_test", max_sequences=3)
+    other = study_of(
+        OpenPointsOptions(points=("head",)), replace(QUICKSTART, evaluation=evaluation)
+    )
+    ids, others = ([trial.trial_id for trial in trials(each)] for each in (usual, other))
+    assert ids == others
+
+

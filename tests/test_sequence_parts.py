@@ -38,6 +38,13 @@ def test_no_video_is_on_both_sides_for_any_size(videos: int, tuning: int, report
     assert 0 < len(found.tuning.frames) <= tuning and 0 < len(found.report.frames) <= report
 
 
+def test_what_tracks_nothing_needs_no_ground_truth() -> None:
+    hidden = EvaluationConfig(benchmark="got10k_test", phases=())
+    assert study_sequences(hidden, None).text.startswith("Nothing is tracked")
+    with pytest.raises(ValueError, match="a server has its ground truth"):
+        study_sequences(replace(hidden, phases=("after",)), None)
+
+
 def test_a_video_keeps_its_side_whatever_else_there_is() -> None:
     sides = {f"val_{index:06d}": part_of(f"val_{index:06d}") for index in range(60)}
     assert 10 < list(sides.values()).count("tuning") < 30

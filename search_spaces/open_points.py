@@ -5,17 +5,21 @@ before and after adaptation, on videos that training leaves out: losses would no
 cells change what a loss is.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from data_pipeline.pair_tasks import count_look_alikes
 from data_pipeline.sampling import PairShares, SamplingConfig
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from meta_train.detectors import DetectorConfig
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.train_config import TrainConfig
 from search_spaces.measures import Measure
-from search_spaces.study import Cell, Study, grid
+from search_spaces.study import Cell, Study, Variant, grid
+
+logger = logging.getLogger(__name__)
 
 Point = Literal[
     "head_input",
@@ -41,7 +45,7 @@ class OpenPointsChoice:
     """Whether cells inside and outside the box count alike in the score's loss (FCOS)."""
 
     negatives_per_positive: float | None = None
-    """So many of the worst cells outside count for each inside (FCOS)."""
+    """So many of the worst cells outside count for each inside (FCOS); 0: all of them."""
 
     cls_weight_factor: float = 1.0
     """Of the score's loss, which also scales the branch's inner steps."""
@@ -170,11 +174,13 @@ def _detector(choice: OpenPointsChoice, train: TrainConfig) -> DetectorConfig:
             "balance_cells and negatives_per_positive are FCOS-MAML's, got the detector "
             f"{detector.kind!r}; leave out the point score_loss"
         )
-    balanced = detector.balance_cells if choice.balance_cells is None else choice.balance_cells
+    balanced, negatives = choice.balance_cells, choice.negatives_per_positive
     return replace(
         detector,
-        balance_cells=balanced,
-        negatives_per_positive=choice.negatives_per_positive or None,
+        balance_cells=detector.balance_cells if balanced is None else balanced,
+        negatives_per_positive=detector.negatives_per_positive
+        if negatives is None
+        else negatives or None,
     )
 
 
@@ -214,13 +220,55 @@ def open_points_study(
 ) -> Study:
     """The base beside all alternatives in these points, each trained with each seed.
 
+    An alternative that is the base itself is left out, and the log says so: a base that learns the
+    heads alone has no rate of block-4.
+
     Raises:
-        ValueError: an alternative makes no valid config of this base.
+        ValueError: an alternative makes no valid config of this base, none differs from it, or no
+            held-out crop shows a look-alike by which to compare.
     """
+    if look_alikes:
+        _require_look_alikes(base.train)
     cells = [START, *(cell for point in points for cell in POINTS[point])]
+    variants = grid(cells, configure, base, seeds)
+    same = _same_as_start(variants)
+    if len(same) == len(cells) - 1:
+        raise ValueError(
+            f"alternatives to the base expected in {', '.join(points)}, but all of them "
+            f"({', '.join(same)}) are the base itself; take other points or another preset"
+        )
+    if same:
+        logger.warning("left out, since they are the base itself: %s", ", ".join(same))
     return Study(
         name="ablation_open_points",
         title=f"Open points: {', '.join(points)}",
-        variants=grid(cells, configure, base, seeds),
+        variants=tuple(each for each in variants if each.cell not in same),
         measures=measures(base.train.inner_loop.num_steps, look_alikes=look_alikes),
     )
+
+
+def _same_as_start(variants: Sequence[Variant]) -> list[str]:
+    """The alternatives that train what the base trains."""
+    (start, *_) = variants
+    first = [each for each in variants if each.seed == start.seed and each.cell != start.cell]
+    base = _without_idle_rate(start.config.train)
+    return [each.cell for each in first if _without_idle_rate(each.config.train) == base]
+
+
+def _without_idle_rate(train: TrainConfig) -> TrainConfig:
+    """The training with one and the same rate of block-4 wherever that is not learned."""
+    outer = train.outer_loop
+    if outer.learns != "head":
+        return train
+    return replace(train, outer_loop=replace(outer, backbone_learning_rate=1.0))
+
+
+def _require_look_alikes(train: TrainConfig) -> None:
+    fraction = train.sampling.val_fraction
+    if not train.shards or not count_look_alikes(train.shards, fraction):
+        raise ValueError(
+            f"{train.shards or 'train.shards is not set'}: shards expected that know look-alikes "
+            f"in videos that training leaves out (sampling.val_fraction {fraction:g}), to compare "
+            "by the tasks that show one; there are none. Cut COCO by data_pipeline/preprocess.py "
+            "and give its folder with --shards, or leave out --look-alikes"
+        )

@@ -1,15 +1,17 @@
 """The study of what the paper leaves open: each alternative changes one thing of the base."""
 
+import re
 from dataclasses import replace
 from typing import get_args
 
 import pytest
 
+from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.presets import PRESETS
 from meta_train.run_log import flatten_config
+from search_spaces.ablation_open_points import OpenPointsOptions, study_of
 from search_spaces.open_points import (
     POINTS,
-from search_spaces.ablation_open_points import OpenPointsOptions, study_of
     OpenPointsChoice,
     Point,
     configure,
@@ -17,18 +19,19 @@ from search_spaces.ablation_open_points import OpenPointsOptions, study_of
     open_points_study,
 )
 from search_spaces.plan import tracking_seconds
-from search_spaces.study import trials
-
 from search_spaces.sequence_parts import TuningConfig
-BASE = PRESETS["small"][1]
+from search_spaces.study import trials
 from search_spaces.study_options import StudyOptions
+
+BASE = PRESETS["small"][1]
+QUICKSTART = PRESETS["quickstart"][1]
 CELLS = [(point, cell) for point, cells in POINTS.items() for cell in cells]
 
 
-def changes(choice: OpenPointsChoice) -> dict[str, object]:
+def changes(choice: OpenPointsChoice, base: PipelineConfig = BASE) -> dict[str, object]:
     """The settings of training that differ from the base's."""
-    before = flatten_config(BASE.train)
-    after = flatten_config(configure(choice, BASE).train)
+    before = flatten_config(base.train)
+    after = flatten_config(configure(choice, base).train)
     return {name: value for name, value in after.items() if value != before[name]}
 
 
@@ -66,9 +69,36 @@ def test_factors_scale_what_they_say() -> None:
     assert pairs.still_pairs.same_target == pytest.approx(0.2)
 
 
+def test_none_leaves_the_quickstarts_share_of_negatives() -> None:
+    assert changes(OpenPointsChoice(balance_cells=False), QUICKSTART) == {
+        "detector.balance_cells": False
+    }
+    assert changes(OpenPointsChoice(negatives_per_positive=0.0), QUICKSTART) == {
+        "detector.negatives_per_positive": None
+    }
+
+
+def test_what_is_the_base_itself_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """The quickstart counts ten negatives already, and learns nothing of block-4."""
+    study = open_points_study(QUICKSTART, (0, 1), points=get_args(Point), look_alikes=False)
+    left_out = {cell.name for _, cell in CELLS} - set(study.cells)
+    assert left_out == {"worst_10_negatives", "block4_third", "block4_triple", "block4_frozen"}
+    assert all(name in caplog.text for name in left_out)
+    assert len(study.variants) == 2 * (1 + len(CELLS) - len(left_out))
+    with pytest.raises(ValueError, match=r"expected in block4, but all of them \(block4_frozen\)"):
+        open_points_study(QUICKSTART, (0,), points=("block4",), look_alikes=False)
+
+
+def test_look_alikes_that_no_shard_knows_are_refused_at_once(tiny_shards: str) -> None:
+    for shards, place in ((tiny_shards, re.escape(tiny_shards)), ("", r"train\.shards is not set")):
+        base = replace(BASE, train=replace(BASE.train, shards=shards))
+        with pytest.raises(ValueError, match=f"{place}: shards expected that know look-alikes"):
+            open_points_study(base, (0,), points=("head",), look_alikes=True)
+
+
 def test_all_points_make_a_study_that_needs_no_benchmark(tiny_shards: str) -> None:
     base = replace(BASE, train=replace(BASE.train, shards=tiny_shards))
-    study = open_points_study(base, (0,), points=get_args(Point), look_alikes=True)
+    study = open_points_study(base, (0,), points=get_args(Point), look_alikes=False)
     assert study.cells[0] == "start" and len(study.cells) == 1 + len(CELLS)
     found = trials(study)
     assert len({trial.trial_id for trial in found}) == len({t.training for t in found}) == 24
@@ -82,11 +112,6 @@ def test_all_points_make_a_study_that_needs_no_benchmark(tiny_shards: str) -> No
     ]
 
 
-def test_a_score_loss_of_fcos_is_refused_for_retina() -> None:
-    with pytest.raises(ValueError, match="leave out the point score_loss"):
-        open_points_study(
-            PRESETS["small-retina"][1], (0,), points=("score_loss",), look_alikes=False
-        )
 def test_options_of_tracking_are_refused_and_never_enter_an_id() -> None:
     tuning = TuningConfig(max_sequences=2)
     wrong = StudyOptions(benchmark=("otb100",), max_frames=9, tuning=tuning)
@@ -101,3 +126,8 @@ def test_options_of_tracking_are_refused_and_never_enter_an_id() -> None:
     assert ids == others
 
 
+def test_a_score_loss_of_fcos_is_refused_for_retina() -> None:
+    with pytest.raises(ValueError, match="leave out the point score_loss"):
+        open_points_study(
+            PRESETS["small-retina"][1], (0,), points=("score_loss",), look_alikes=False
+        )

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from data_pipeline.crop_tracks import CropConfig
 from data_pipeline.look_alikes import look_alikes, siblings
-from data_pipeline.pair_tasks import PairTask, PairTasksConfig, draw_tasks, load_task, part_of
+from data_pipeline.pair_tasks import (
+    PairTask,
+    PairTasksConfig,
+    count_look_alikes,
+    draw_tasks,
+    load_task,
+    part_of,
+)
 from data_pipeline.preprocess import write_shard
 from data_pipeline.sampling import SamplingConfig, split_of
 from data_pipeline.shard_plans import ShardPlan
@@ -176,6 +183,14 @@ def test_too_few_tasks_are_refused(shards: str) -> None:
 def test_shards_that_know_no_look_alikes_give_no_subset(tiny_shards: str) -> None:
     few = PairTasksConfig(num_tasks=2)
     assert list(draw_tasks(tiny_shards, few, part="report", val_fraction=0.9)) == ["all"]
+    assert count_look_alikes(tiny_shards, 0.9) == 0
+
+
+def test_look_alikes_are_counted_in_held_out_videos_alone(shards: str) -> None:
+    index = pq.read_table(Path(shards) / INDEX_FILE)
+    total = sum(index["num_look_alikes"].to_pylist())
+    assert 0 < count_look_alikes(shards, 0.3) < count_look_alikes(shards, 0.7) < total
+    assert count_look_alikes(shards, 0.0) == 0
 
 
 def test_validation_counts_look_alikes_apart(learner: Learner, shards: str) -> None:

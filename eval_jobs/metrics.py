@@ -194,9 +194,9 @@ def _curves(
         scaled_difference = centers(boxes) / truth[:, 2:] - centers(truth) / truth[:, 2:]
         scaled = np.where(valid, np.linalg.norm(scaled_difference, axis=1), -1.0)
     return Curves(
-        success=share(overlap[counted, None] > SUCCESS_THRESHOLDS, len(truth)),
-        precision=share(error[counted, None] <= PRECISION_THRESHOLDS_PX, len(truth)),
-        normalized_precision=share(scaled[counted, None] <= NORMALIZED_THRESHOLDS, len(truth)),
+        success=_share_above(overlap[counted], SUCCESS_THRESHOLDS, len(truth)),
+        precision=_share_up_to(error[counted], PRECISION_THRESHOLDS_PX, len(truth)),
+        normalized_precision=_share_up_to(scaled[counted], NORMALIZED_THRESHOLDS, len(truth)),
     )
 
 
@@ -205,3 +205,19 @@ def share(
 ) -> Float[ndarray, "thresholds"]:
     """Hits per threshold over the number of frames."""
     return hits.sum(axis=0) / num_frames
+
+
+def _share_up_to(
+    values: Float[ndarray, "counted"], thresholds: Float[ndarray, "thresholds"], num_frames: int
+) -> Float[ndarray, "thresholds"]:
+    """Values that are at most each threshold, over the number of frames; NaN never is."""
+    ordered = np.sort(values[~np.isnan(values)])
+    return np.searchsorted(ordered, thresholds, side="right") / num_frames
+
+
+def _share_above(
+    values: Float[ndarray, "counted"], thresholds: Float[ndarray, "thresholds"], num_frames: int
+) -> Float[ndarray, "thresholds"]:
+    """Values that exceed each threshold, over the number of frames; NaN never does."""
+    ordered = np.sort(values[~np.isnan(values)])
+    return (len(ordered) - np.searchsorted(ordered, thresholds, side="right")) / num_frames

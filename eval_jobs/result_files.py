@@ -7,7 +7,7 @@ LaSOT, from 0 in the others.
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,8 +67,9 @@ def score_results(
         )
     names = whole.benchmark.sequences or tuple(map(sequence_name, whole.tracks))
     targets = Counter(name.partition(".")[0].casefold() for name in names)
+    entries = list_entries(folder)
     files = {
-        track.name: find_files(folder, track, is_only_target=targets[track.video.casefold()] == 1)
+        track.name: find_files(entries, track, is_only_target=targets[track.video.casefold()] == 1)
         for track in whole.tracks
     }
     missing = [sequence for sequence, found in files.items() if not found]
@@ -92,31 +93,45 @@ def _cut(whole: Selection, max_frames: int) -> Selection:
     return replace(whole, tracks=tracks, max_frames=max_frames)
 
 
-def find_files(folder: Path, track: Track, *, is_only_target: bool = False) -> list[Path]:
+def list_entries(folder: Path) -> dict[str, list[Path]]:
+    """What could be results in a folder: text files, without their suffix, and folders, by their
+    names in lower case.
+
+    Raises:
+        ResultError: the folder is missing.
+    """
+    if not folder.is_dir():
+        raise ResultError(f"{folder}: a folder of result files expected, there is none")
+    entries: dict[str, list[Path]] = defaultdict(list)
+    for entry in sorted(folder.iterdir()):
+        if not entry.name.startswith("."):
+            is_text = entry.suffix == ".txt"
+            entries[(entry.stem if is_text else entry.name).casefold()].append(entry)
+    return entries
+
+
+def find_files(
+    entries: dict[str, list[Path]], track: Track, *, is_only_target: bool = False
+) -> list[Path]:
     """The result files of a sequence, one per repetition; none where there is none.
 
     Upper and lower case are alike, and Jogging.1 may be called Jogging-1 or Jogging_1. Where the
     benchmark has no other target of the video, Human4.2 may be called Human4, as got10k calls it.
 
     Raises:
-        ResultError: the folder is missing, or two files could be the sequence's.
+        ResultError: two files or folders could be the sequence's.
     """
-    if not folder.is_dir():
-        raise ResultError(f"{folder}: a folder of result files expected, there is none")
-    name = sequence_name(track)
-    aliases = {name.casefold()}
+    aliases = {sequence_name(track).casefold()}
     if track.target != "0":
         aliases |= {f"{track.video}{mark}{track.target}".casefold() for mark in "-_"}
     if is_only_target:
         aliases.add(track.video.casefold())
-    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    found = [
-        [entry] for entry in entries if entry.suffix == ".txt" and entry.stem.casefold() in aliases
-    ]
+    candidates = sorted(entry for alias in aliases for entry in entries.get(alias, ()))
+    found = [[entry] for entry in candidates if entry.suffix == ".txt"]
     found += [
         sorted(entry.glob(f"{entry.name}_[0-9][0-9][0-9].txt"))
-        for entry in entries
-        if entry.is_dir() and entry.name.casefold() in aliases
+        for entry in candidates
+        if entry.suffix != ".txt" and entry.is_dir()
     ]
     if len(found) > 1:
         names = ", ".join(str(path) for files in found for path in files)

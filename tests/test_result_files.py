@@ -11,7 +11,7 @@ from data_pipeline.boxes import xywh_to_xyxy, xyxy_to_xywh
 from data_pipeline.tracks import Track
 from eval_jobs.benchmarks import IncompleteResultsError, Selection, find_benchmark
 from eval_jobs.metrics import AUC, otb_curves
-from eval_jobs.result_files import find_files, named_folder, read_run, score_results
+from eval_jobs.result_files import find_files, list_entries, named_folder, read_run, score_results
 from eval_jobs.results import ResultError
 
 BOXES = np.array([[10.0, 20, 40, 60], [12, 20, 42, 60], [14, 22, 44, 62], [16, 22, 46, 62]])
@@ -60,7 +60,10 @@ def test_got10k_s_files_are_read(tmp_path: Path) -> None:
     write(tmp_path / "clip" / "clip_002.txt", rows)
     write(tmp_path / "clip" / "clip_time.txt", [[9.0, 9.0], [0.1, 0.2], [0.1, 0.2], [0.1, 0.2]])
     video = track("clip", dataset="got10k")
-    assert [file.name for file in find_files(tmp_path, video)] == ["clip_001.txt", "clip_002.txt"]
+    assert [file.name for file in find_files(list_entries(tmp_path), video)] == [
+        "clip_001.txt",
+        "clip_002.txt",
+    ]
     run = read_run(path, video, num_frames=4)
     np.testing.assert_array_equal(run.boxes, BOXES)
     assert run.fps == pytest.approx(10.0)
@@ -73,7 +76,7 @@ def test_got10k_s_files_are_read(tmp_path: Path) -> None:
 def test_second_targets_have_several_names(tmp_path: Path, name: str) -> None:
     write(tmp_path / "Jogging.1.txt", official())
     path = write(tmp_path / f"{name}.txt", official())
-    assert find_files(tmp_path, track("Jogging", target="2")) == [path]
+    assert find_files(list_entries(tmp_path), track("Jogging", target="2")) == [path]
 
 
 def test_only_target_of_a_video_may_have_the_video_s_name(tmp_path: Path) -> None:

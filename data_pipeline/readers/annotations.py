@@ -27,18 +27,36 @@ def find_images(folder: Path) -> tuple[Path, ...]:
             f"{folder}: a folder of images expected, there is none. "
             "Check the dataset's path, or download what is missing."
         )
-    images = sorted((path for path in folder.iterdir() if is_image(path)), key=natural_order)
-    if not images:
+    by_name = {path.name: path for path in folder.iterdir()}
+    names = in_natural_order([name for name in by_name if is_image(name)])
+    if not names:
         raise DatasetError(
             f"{folder}: images ({', '.join(IMAGE_SUFFIXES)}) expected, none found. "
             "Extract the video's frames into it."
         )
-    return tuple(images)
+    return tuple(by_name[name] for name in names)
 
 
-def is_image(path: Path) -> bool:
+def is_image(name: str) -> bool:
     """Whether a file's name is that of an image; hidden files are none."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+_DIGITS_TO_ZERO = str.maketrans("123456789", "000000000")
+
+
+def in_natural_order(names: list[str]) -> list[str]:
+    """Names by the numbers in them, as `natural_order` sorts.
+
+    Where they differ in digits only, as a video's frames do, that is the plain order.
+
+    >>> in_natural_order(["10.jpg", "2.jpg"])
+    ['2.jpg', '10.jpg']
+    """
+    shapes = {name.translate(_DIGITS_TO_ZERO) for name in names}
+    return (
+        sorted(names) if len(shapes) == 1 else sorted(names, key=lambda n: natural_order(Path(n)))
+    )
 
 
 def natural_order(path: Path) -> tuple[str | int, ...]:
@@ -111,8 +129,11 @@ def read_rows(
     Raises:
         DatasetError: the file cannot be read, holds no row, or a row is not such numbers.
     """
-    rows: list[list[float]] = []
     lines = read_text(path, f"one {expected} row per frame").splitlines()
+    quickly = _parse_at_once(lines, delimiter)
+    if quickly is not None and quickly.shape[1] in counts:
+        return quickly
+    rows: list[list[float]] = []
     for number, line in ((number, line.strip()) for number, line in enumerate(lines, start=1)):
         if not line:
             continue
@@ -133,6 +154,17 @@ def read_rows(
             f"{path}: one {expected} row per frame expected, the file is empty. Restore it."
         )
     return np.array(rows, dtype=np.float64)
+
+
+def _parse_at_once(lines: list[str], delimiter: str) -> Float[ndarray, "rows columns"] | None:
+    """Rows of numbers with one delimiter throughout and no empty line between; None of others."""
+    if not all(lines) or not "".join(lines[:1]).strip():
+        return None
+    by_comma = delimiter == "," or "," in lines[0]
+    try:
+        return np.loadtxt(lines, delimiter="," if by_comma else None, comments=None, ndmin=2)
+    except ValueError:
+        return None
 
 
 ANY_DELIMITER = r"\s*,\s*|\s+"

@@ -88,7 +88,7 @@ def _find_videos(root: Path) -> dict[str, Path]:
     """Video files and folders of images by name."""
     videos: dict[str, Path] = {}
     for path in sorted(root.iterdir(), key=natural_order):
-        is_folder = path.is_dir() and any(is_image(entry) for entry in path.iterdir())
+        is_folder = path.is_dir() and any(is_image(entry.name) for entry in path.iterdir())
         if path.name.startswith(".") or not (is_folder or path.suffix.lower() in VIDEO_SUFFIXES):
             continue
         name = path.name if is_folder else path.stem

@@ -6,7 +6,7 @@ boxes = [tracker.follow(frame).box for frame in frames]
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -27,7 +27,7 @@ from eval_jobs.candidates import (
 from eval_jobs.support_set import SupportSet
 from eval_jobs.update_rule import DriftConfig, UpdateGuard
 from meta_train.checkpoint import load_learner
-from meta_train.detectors.backbone import BRANCHES, STRIDE_PX, Branch, Weights
+from meta_train.detectors.backbone import BRANCHES, STRIDE_PX, Branch, Weights, channels_last
 from meta_train.detectors.network import Features
 from meta_train.learner import Learner
 
@@ -164,10 +164,10 @@ class OnlineTracker:
             config: the algorithm's constants; the paper's where not given.
         """
         self.config = TrackerConfig() if config is None else config
-        self._learner = learner
+        self._learner = replace(learner, weights=channels_last(learner.weights))
         self._support: SupportSet | None = None
         self._guard: UpdateGuard | None = None
-        self._weights: Weights = learner.weights
+        self._weights: Weights = self._learner.weights
         self._box = np.zeros(4)
         self._frame_number = 0
         self._last_update = 0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from meta_train.detectors import Detector, DetectorConfig, build_detector
 from meta_train.detectors.backbone import BRANCHES, Weights
+from meta_train.detectors.cells import window_around
 from meta_train.detectors.network import (
     Adapts,
     Features,
@@ -17,6 +18,7 @@ from meta_train.detectors.network import (
     branch_features,
     initial_weights,
     outputs,
+    reach_in_cells,
     trunk_features,
 )
 from meta_train.inner_loop import adapt
@@ -71,16 +73,46 @@ class Learner:
     def adapt(
         self, weights: Weights, features: Features, labels: Any, *, num_steps: int
     ) -> Weights:
-        """GD_k (Eqn. 5) from given weights; only the branches in ``features`` change."""
-        return adapt(
-            self.detector,
-            weights,
-            self.rates,
-            features,
-            labels,
-            num_steps=num_steps,
-            adapts=self.adapts,
-        )
+        """GD_k (Eqn. 5) from given weights; only the branches in ``features`` change.
+
+        The branches share nothing that adapts, so each descends alone; and the regression's loss
+        reads the cells of the target only, so it runs over these and what they look at: the same
+        gradient up to rounding, for a fraction of the map. The kernels that change take the layout
+        of their features.
+        """
+        for branch, x in features.items():
+            names = adapted_names(weights, self.adapts, (branch,))
+            laid_out = {name: _laid_out_as(x, weights[name]) for name in names}
+            weights = weights | laid_out
+            part, its_labels = {branch: x}, labels
+            if branch == "reg":
+                part, its_labels = self._around_targets(x, labels)
+            weights = adapt(
+                self.detector,
+                weights,
+                self.rates,
+                part,
+                its_labels,
+                num_steps=num_steps,
+                adapts=self.adapts,
+            )
+        return weights
+
+    def _around_targets(self, x: Tensor, labels: Any) -> tuple[Features, Any]:
+        """The part of the regression's features and labels that its loss depends on."""
+        reach = reach_in_cells(self.detector.network, self.adapts)
+        rows, columns = window_around(self.detector.regressing(labels), reach)
+        cut = _laid_out_as(x, x[:, :, rows, columns])
+        return {"reg": cut}, type(labels)(*(each[:, :, rows, columns] for each in labels))
+
+
+def _laid_out_as(like: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor of four dimensions in the memory layout of another one; others as they are."""
+    if tensor.ndim != 4:
+        return tensor
+    if like.is_contiguous(memory_format=torch.channels_last):
+        return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor.contiguous()
 
 
 def initial_learner(

@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from meta_train.detectors import DETECTORS, Detector, build_detector
+from meta_train.detectors import DETECTORS, Detector, DetectorConfig, build_detector
 from meta_train.detectors.backbone import BRANCHES, BackboneConfig
+from meta_train.detectors.cells import window_around
 from meta_train.detectors.fcos import Fcos, FcosConfig
 from meta_train.detectors.heads import HeadConfig
 from meta_train.detectors.network import NetworkConfig, adapted_names
-from meta_train.inner_loop import InnerLoopConfig, mean_loss
+from meta_train.detectors.retina import RetinaConfig
+from meta_train.inner_loop import InnerLoopConfig, adapt, mean_loss
 from meta_train.kernel_rates import KernelRatesConfig
 from meta_train.learner import Learner, initial_learner
 
@@ -112,3 +114,50 @@ def test_moving_to_another_precision() -> None:
 def test_inner_loop_config_refuses() -> None:
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
         InnerLoopConfig(num_steps=0)
+
+
+@pytest.mark.parametrize(
+    "config", [SLIM, RetinaConfig(network=SLIM.network)], ids=["fcos", "retina"]
+)
+@pytest.mark.parametrize("adapts", ["head", "head+block4"])
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[100.0, 100.0, 163.0, 163.0], [90.0, 120.0, 140.0, 180.0]],
+        [[-20.0, 200.0, 50.0, 270.0], [-30.0, 190.0, 60.0, 280.0]],  # at the map's border
+    ],
+    ids=["inside", "border"],
+)
+def test_descent_over_the_target_s_cells_equals_that_over_the_whole_map(
+    config: DetectorConfig, adapts: str, boxes: list[list[float]]
+) -> None:
+    learner = initial_learner(
+        config,
+        KernelRatesConfig(initial=0.01),
+        adapts=adapts,
+        generator=torch.Generator().manual_seed(0),
+    ).to("cpu", torch.float64)
+    features = learner.features(crops(2))
+    labels = learner.detector.label(torch.tensor(boxes, dtype=torch.float64), PRESENT[:2])
+    found = learner.adapt(learner.weights, features, labels, num_steps=3)
+    expected = adapt(
+        learner.detector,
+        learner.weights,
+        learner.rates,
+        features,
+        labels,
+        num_steps=3,
+        adapts=learner.adapts,
+    )
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-9, atol=1e-12)
+    assert not torch.equal(found["reg.head.output.bias"], learner.weights["reg.head.output.bias"])
+
+
+def test_window_around_cells_stays_on_the_map() -> None:
+    mask = torch.zeros(2, 1, 33, 33)
+    assert window_around(mask, 2) == (slice(0, 33), slice(0, 33))
+    mask[0, 0, 1, 20] = mask[1, 0, 5, 31] = 1
+    rows, columns = window_around(mask, 2)
+    assert (rows.start, rows.stop) == (0, 8)
+    assert mask[..., rows, columns].shape == (2, 1, 8, 15)

@@ -232,10 +232,10 @@ def test_cached_features_are_those_of_the_images(start: Callable[..., Run]) -> N
     images = torch.from_numpy(np.concatenate(run.crops)).permute(0, 3, 1, 2)
     uncached = online._learner.features(images)
     for branch in BRANCHES:
-        torch.testing.assert_close(cached[branch], uncached[branch])
+        torch.testing.assert_close(cached[branch], uncached[branch], rtol=1e-3, atol=1e-3)
     adapted = online._learner.adapt(run.descended_to[0], uncached, run.labels[1], num_steps=1)
     for name, weight in run.descended_to[1].items():
-        torch.testing.assert_close(adapted[name], weight)
+        torch.testing.assert_close(adapted[name], weight, rtol=1e-3, atol=1e-6)
 
 
 def test_update_every_ten_frames(start: Callable[..., Run]) -> None:

@@ -68,6 +68,10 @@ class Square:
         squares = torch.stack([shift_x / unit, shift_y / unit, size], dim=1)
         return SquareLabels(inside.to(boxes.dtype).unsqueeze(1), squares)
 
+    def regressing(self, labels: SquareLabels) -> Float[Tensor, "N 1 33 33"]:
+        """The cells inside the box."""
+        return labels.inside
+
     def losses(self, outputs: Outputs, labels: SquareLabels) -> dict[str, Float[Tensor, "N"]]:
         """Cross-entropy and L2."""
         result = {}

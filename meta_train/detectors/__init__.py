@@ -30,8 +30,11 @@ class Detector(Protocol):
     def label(self, boxes: Float[Tensor, "N 4"], present: Bool[Tensor, "N"]) -> Any:
         """Labels of targets with these boxes in the crop (pixels).
 
-        They are a NamedTuple of the detector's own: tensors whose first dimension is the image.
+        They are a NamedTuple of the detector's own: maps, (N, any, 33, 33).
         """
+
+    def regressing(self, labels: Any) -> Float[Tensor, "N 1 33 33"]:
+        """1 on the cells whose regression the loss reads, 0 on all others."""
 
     def losses(self, outputs: Outputs, labels: Any) -> dict[str, Float[Tensor, "N"]]:
         """Each image's weighted loss, for each branch that ``outputs`` holds."""

@@ -18,7 +18,7 @@ def cell_centers(like: Tensor) -> tuple[Float[Tensor, "33 33"], Float[Tensor, "3
 
 
 def masked_mean(
-    values: Float[Tensor, "N 1 33 33"], mask: Float[Tensor, "N 1 33 33"]
+    values: Float[Tensor, "N 1 h w"], mask: Float[Tensor, "N 1 h w"]
 ) -> Float[Tensor, "N"]:
     """Mean over the masked cells of each image; 0 where none is masked."""
     return (values * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1)
@@ -27,3 +27,16 @@ def masked_mean(
 def at_least_float32(maps: Tensor) -> Tensor:
     """The same values in float32 or finer: bfloat16 holds whole pixels only up to 256."""
     return maps.to(torch.promote_types(maps.dtype, torch.float32))
+
+
+def window_around(mask: Float[Tensor, "N 1 side side"], margin: int) -> tuple[slice, slice]:
+    """Rows and columns of the smallest window with all marked cells and so many more to each side.
+
+    It ends at the map's border, and is the whole map where no cell is marked. Waits for the device.
+    """
+    marked = (mask > 0).any(dim=0)[0]
+    sides = []
+    for line in (marked.any(dim=1), marked.any(dim=0)):
+        found = line.nonzero().flatten().tolist() or [0, len(line) - 1]
+        sides.append(slice(max(found[0] - margin, 0), min(found[-1] + margin + 1, len(line))))
+    return sides[0], sides[1]

@@ -126,6 +126,10 @@ class Fcos:
             centerness.unsqueeze(1), inside.unsqueeze(1), normalised, central.unsqueeze(1)
         )
 
+    def regressing(self, labels: FcosLabels) -> Float[Tensor, "N 1 33 33"]:
+        """The central cells of the box."""
+        return labels.central
+
     def losses(self, outputs: Outputs, labels: FcosLabels) -> dict[str, Float[Tensor, "N"]]:
         """Each image's weighted loss for each branch in ``outputs`` (Sec. 4.2): L2 and L1."""
         result = {}

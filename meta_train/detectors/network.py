@@ -149,3 +149,9 @@ def adapted_names(weights: Weights, adapts: Adapts, branches: tuple[str, ...]) -
     parts = ("head", "block4") if adapts == "head+block4" else ("head",)
     prefixes = tuple(f"{branch}.{part}." for branch in branches for part in parts)
     return [name for name in weights if name.startswith(prefixes)]
+
+
+def reach_in_cells(config: NetworkConfig, adapts: Adapts) -> int:
+    """How far, in cells, an output of the adapted part looks: a cell for each 3x3 convolution."""
+    in_head = config.head.num_hidden + 1
+    return in_head + 4 if adapts == "head+block4" else in_head

@@ -137,6 +137,10 @@ class Retina:
             positive.to(boxes.dtype), (positive | background).to(boxes.dtype), offsets
         )
 
+    def regressing(self, labels: RetinaLabels) -> Float[Tensor, "N 1 33 33"]:
+        """The anchors that match the target."""
+        return labels.positive
+
     def losses(self, outputs: Outputs, labels: RetinaLabels) -> dict[str, Float[Tensor, "N"]]:
         """Each image's weighted loss for each branch in ``outputs``: focal and smooth L1.
 

@@ -34,7 +34,7 @@ CASES: dict[str, Callable[[argparse.Namespace], bool]] = {
         options.frames,
     ),
     "tracking": lambda options: measure_tracking(
-        options.rounds, options.width, options.hidden_channels
+        options.rounds, options.width, options.hidden_channels, options.threads
     ),
 }
 
@@ -55,6 +55,7 @@ def main() -> int:
         help="scoring: JSON with real annotations (gt) and boxes (trackers, NAME, predictions) of "
         "OTB-100's sequences; made up where not given",
     )
+    parser.add_argument("--threads", type=int, default=1, help="tracking: as a task on Ray has")
     parser.add_argument("--workers", type=int, default=2, help="jobs: on Ray")
     parser.add_argument("--videos", type=int, default=8, help="jobs: how many")
     parser.add_argument("--frames", type=int, default=12, help="jobs: of each video")

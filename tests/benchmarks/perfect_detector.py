@@ -75,6 +75,9 @@ class PerfectDetector:
     def label(self, boxes: Tensor, present: Tensor) -> Any:
         return Fcos(self.config).label(boxes, present)
 
+    def regressing(self, labels: Any) -> Tensor:
+        return Fcos(self.config).regressing(labels)
+
     def losses(self, outputs: Outputs, labels: Any) -> dict[str, Tensor]:
         return Fcos(self.config).losses(outputs, labels)
 

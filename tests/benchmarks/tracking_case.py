@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy import ndarray
@@ -154,13 +155,15 @@ ALWAYS = {"min_score": -1e9, "add_threshold": -1e9}
 """An untrained network says low scores: nothing is lost, every frame is a sample."""
 
 
-def measure_tracking(rounds: int, width: int, hidden_channels: int) -> bool:
+def measure_tracking(rounds: int, width: int, hidden_channels: int, num_threads: int) -> bool:
     """Prints the figures; whether they are as they should be."""
+    torch.set_num_threads(num_threads)
+    cv2.setNumThreads(num_threads)
     images, boxes, _ = render_video(SyntheticConfig(frames_per_video=40), 0)
     frames, box = list(images), boxes[0].astype(np.float64)
     print(
         f"tracking: width {width}, hidden channels {hidden_channels}, video "
-        f"{images.shape[2]}x{images.shape[1]}, {torch.get_num_threads()} threads"
+        f"{images.shape[2]}x{images.shape[1]}, {num_threads} threads"
     )
     heads = make_learner(width, hidden_channels, "head")
     everything = make_learner(width, hidden_channels, "head+block4")

@@ -271,7 +271,7 @@ class OnlineTracker:
     ) -> bool:
         """Whether the frame's number or a distractor asks for an update (line 14)."""
         config = self.config
-        if config.update_interval_frames is None or not config.drift.allows(scores[winner]):
+        if config.update_interval_frames is None or not config.drift.allows(float(scores[winner])):
             return False
         if self._frame_number - self._last_update < config.min_update_gap_frames:
             return False

@@ -40,7 +40,7 @@ class TrackerConfig:
     """Gradient steps on the first frame (line 3). 0 tracks with the detector as it is."""
 
     update_steps: int = 1
-    """Gradient steps of an online update (line 15)."""
+    """Gradient steps of an online update (line 15). 0 updates never."""
 
     update_interval_frames: int | None = 10
     """An update is due on every frame whose number, from 1, is a multiple of this (line 14). None
@@ -66,8 +66,9 @@ class TrackerConfig:
     """Side of what belongs to the winner's peak, in target sizes. Not in the paper."""
 
     min_update_gap_frames: int = 1
-    """Fewest frames from one update to the next, whatever asks for it. Not in the paper: 1 is no
-    limit; more keeps look-alikes that stay in sight from asking for an update on each frame."""
+    """Fewest frames from one update to the next, whatever asks for it; one that was undone does not
+    count. Not in the paper: 1 is no limit; more keeps look-alikes that stay in sight from asking
+    for an update on each frame."""
 
     drift: DriftConfig = DriftConfig()
     """What an online update must pass. Not in the paper; off."""
@@ -262,8 +263,9 @@ class OnlineTracker:
                 self._support, config.update_steps, config.update_branches
             )
             self._weights = self._guard.passed(self._weights, before)
-            self._last_update = self._frame_number
         is_updated = self._weights is not before
+        if is_updated:
+            self._last_update = self._frame_number
         return Prediction(box=self._box, score=score, lost=False, updated=is_updated)
 
     def _update_is_due(
@@ -271,7 +273,9 @@ class OnlineTracker:
     ) -> bool:
         """Whether the frame's number or a distractor asks for an update (line 14)."""
         config = self.config
-        if config.update_interval_frames is None or not config.drift.allows(float(scores[winner])):
+        if config.update_interval_frames is None or config.update_steps == 0:
+            return False
+        if not config.drift.allows(float(scores[winner])):
             return False
         if self._frame_number - self._last_update < config.min_update_gap_frames:
             return False

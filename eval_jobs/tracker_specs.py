@@ -11,7 +11,7 @@ from eval_jobs.opencv_tracker import OpenCvTracker, StaticTracker
 from eval_jobs.tracker import OnlineTracker, Tracker, TrackerConfig
 from meta_train.checkpoint import content_digest
 
-TRACKER_VERSION = 1
+TRACKER_VERSION = 2
 """Rises whenever the same checkpoint and constants would give other boxes."""
 
 

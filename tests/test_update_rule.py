@@ -61,6 +61,22 @@ def track(tmp_path_factory: pytest.TempPathFactory) -> Track:
 
 
 def updates(learner: Learner, track: Track, config: TrackerConfig = EAGER, **drift: Any) -> ndarray:
+    assert not updates(learner, track, replace(EAGER, update_steps=0)).any()
+
+
+def test_an_undone_update_does_not_hold_back_the_next(
+    learner: Learner, track: Track, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that is asked for is undone; with a gap of 3, the next may come at once."""
+    asked: list[int] = []
+
+    def passed(guard: UpdateGuard, updated: Any, before: Any) -> Any:
+        asked.append(0)
+        return before if len(asked) == 1 else updated
+
+    monkeypatch.setattr(UpdateGuard, "passed", passed)
+    found = updates(learner, track, replace(EAGER, min_update_gap_frames=3))
+    assert found.tolist() == [False, False, False, False, True] and len(asked) == 2
     tracker = OnlineTracker(learner, replace(config, drift=DriftConfig(**drift)))
     updated = one_pass(tracker, track).updated
     assert updated is not None

@@ -15,9 +15,10 @@ from typing import Literal
 
 import tyro
 
-from eval_jobs.benchmarks import find_benchmark, select, sequence_name
+from eval_jobs.benchmarks import Benchmark, Selection, find_benchmark, select, sequence_name
 from eval_jobs.failure_strips import StripConfig, strip_figure, write_png
-from eval_jobs.results import file_name, find_store
+from eval_jobs.protocols import Trajectory
+from eval_jobs.results import ResultError, ResultStore, file_name, find_store
 from eval_jobs.scores import score_tracker, worst_first
 from meta_train.run_log import MlflowConfig, RunLog
 
@@ -46,9 +47,13 @@ def main(
         max_frames: of results over the first so many frames of each sequence.
         mlflow: where they are logged.
     """
-    row = find_benchmark(benchmark)
-    selection = select(row, folder.absolute(), partial=partial, max_frames=max_frames)
-    stores = [find_store(each, max_frames) for each in trackers]
+    try:
+        row = _one_pass(benchmark)
+        selection = select(row, folder.absolute(), partial=partial, max_frames=max_frames)
+        stores = [find_store(each, max_frames) for each in trackers]
+        results = [_read(store, selection) for store in stores]
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
     run_log = RunLog.start(
         mlflow,
         run_name=f"failures of {stores[0].tracker}",
@@ -57,8 +62,7 @@ def main(
     )
     status: Literal["FINISHED", "FAILED"] = "FAILED"
     try:
-        for store in stores:
-            runs = [store.read_existing(track) for track in selection.tracks]
+        for store, runs in zip(stores, results, strict=True):
             score = score_tracker(store.tracker, store.fingerprint, selection, runs)
             by_name = {
                 sequence_name(track): (track, run)
@@ -75,6 +79,29 @@ def main(
         status = "FINISHED"
     finally:
         run_log.finish(status)
+
+
+def _one_pass(benchmark: str) -> Benchmark:
+    """The benchmark, if its results are runs of one pass that can be scored."""
+    row = find_benchmark(benchmark)
+    if row.resets is not None or not row.metrics:
+        why = "is run with resets" if row.resets is not None else "has its ground truth at a server"
+        raise ValueError(f"a benchmark scored here in one pass expected, {row.title} {why}")
+    return row
+
+
+def _read(store: ResultStore, selection: Selection) -> list[Trajectory]:
+    """A tracker's runs over all sequences."""
+    runs = []
+    for track in selection.tracks:
+        run = store.read(track)
+        if run is None:
+            raise ResultError(
+                f"no result of {track.name} at {store.path(track)}: was {store.tracker} evaluated "
+                "with another benchmark or max_frames?"
+            )
+        runs.append(run)
+    return runs
 
 
 if __name__ == "__main__":

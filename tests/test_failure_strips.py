@@ -127,6 +127,22 @@ def test_script_draws_the_worst_first(
     assert picture.shape[1] > 1000
 
 
+def test_script_says_which_result_is_missing_and_what_it_cannot_draw(
+    evaluated: tuple[Path, Path],
+) -> None:
+    folder, results = evaluated
+    trackers = (results,)
+    with pytest.raises(SystemExit, match=r"error: a benchmark scored here in one pass .* resets"):
+        show_failures.main(folder, trackers, benchmark="vot2018")
+    with pytest.raises(SystemExit, match="expected, GOT-10k test has its ground truth at a server"):
+        show_failures.main(folder, trackers, benchmark="got10k_test")
+    with pytest.raises(SystemExit, match=r"error: no result of otb/\w+ at .*first5.* max_frames\?"):
+        show_failures.main(folder, trackers, partial=True, max_frames=5)
+    next(results.rglob("Bolt*.json")).unlink()
+    with pytest.raises(SystemExit, match=r"no result of otb/Bolt at .*ours, online evaluated"):
+        show_failures.main(folder, trackers, partial=True)
+
+
 def test_a_folder_that_is_no_trackers_is_refused(
     evaluated: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -136,7 +136,9 @@ class Contest:
         chosen = f"; constant rates chosen on {len(self.tuning)} tasks of {len(tuned)} others"
         return (
             f"Reported on {len(videos)} videos and images that no checkpoint was trained on"
-            f"{chosen if self.tuning else ''}. ± is the standard error of the gain over videos."
+            f"{chosen if self.tuning else ''}. A run's `best` was chosen by the query loss on "
+            "pairs of such videos, its `last` was not. ± is the standard error of the gain over "
+            "videos."
         )
 
 

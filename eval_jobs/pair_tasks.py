@@ -6,8 +6,9 @@
 
 A task: learn a target from one crop, find it in a view of another frame; the box at the score's
 peak counts, without window and penalties. The tasks are of videos that none of the checkpoints was
-trained on. A detector without learned rates adapts at its initial ones and at the best of several
-constants, chosen by tasks of other held-out videos.
+trained on; but `best` is the checkpoint with the lowest query loss on some of their pairs, so give
+`last` where that matters. A detector without learned rates adapts at its initial ones and at the
+best of several constants, chosen by tasks of other held-out videos.
 """
 
 import logging

@@ -14,11 +14,17 @@ import torch
 
 from meta_train import checkpoint as checkpoints
 from meta_train.checkpoint import content_digest
+from meta_train.kernel_rates import Rates
 
 logger = logging.getLogger(__name__)
 
 CONSTANT_RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01)
 """About the paper's .001, in steps of three."""
+
+
+def constant(rates: Rates, value: float) -> Rates:
+    """The same rates, all of one value."""
+    return {name: torch.full_like(each, value) for name, each in rates.items()}
 
 
 def with_constant_rate(checkpoint: Path, rate: float, storage: Path) -> Path:
@@ -40,21 +46,21 @@ def with_constant_rate(checkpoint: Path, rate: float, storage: Path) -> Path:
     target = storage / "constant_rates" / f"{content_digest(checkpoint)}-{rate:g}"
     if not (target / "checkpoint.json").is_file():
         loaded = checkpoints.load(checkpoint)
-        rates = {name: torch.full_like(each, rate) for name, each in loaded.rates.items()}
-        checkpoints.save(replace(loaded, rates=rates, optimizer={}), target)
+        changed = replace(loaded, rates=constant(loaded.rates, rate), optimizer={})
+        checkpoints.save(changed, target)
     return target
 
 
 def best_rate(scores: Mapping[float, float]) -> float:
-    """The rate with the highest score; NaN stands for one at which tracking diverged.
+    """The rate with the highest score; NaN stands for one at which adaptation diverged.
 
     Raises:
-        ValueError: tracking diverged at all of them.
+        ValueError: adaptation diverged at all of them.
     """
     finite = {rate: score for rate, score in scores.items() if math.isfinite(score)}
     if not finite:
         raise ValueError(
-            f"tracking diverged at all constant rates {list(scores)}; try smaller ones"
+            f"adaptation diverged at all constant rates {list(scores)}; try smaller ones"
         )
     best = max(finite, key=lambda rate: finite[rate])
     if len(scores) > 1 and best in (min(scores), max(scores)):

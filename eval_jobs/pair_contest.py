@@ -1,13 +1,16 @@
 """Detectors that meet on the same held-out pair tasks: which tasks, and at which rates each."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from data_pipeline.pair_tasks import PairTask, PairTasksConfig, draw_tasks
-from eval_jobs.constant_rates import best_rate
-from eval_jobs.pair_scores import MEASURES, PairScore, constant, measure
+from eval_jobs.constant_rates import best_rate, constant
+from eval_jobs.pair_scores import MEASURES, PairScore, Values, measure
 from eval_jobs.result_files import named_folder
 from meta_train import checkpoint as checkpoints
 from meta_train.kernel_rates import Rates
@@ -176,7 +179,14 @@ def _best_constant(contest: Contest, learner: Learner, advance: Callable[[], Non
         f"{rate:g}": constant(learner.rates, rate) for rate in contest.constant_rates
     }
     found = measure(learner, variants, contest.shards, contest.tuning, contest.num_steps, advance)
-    column = MEASURES.index("iou")
-    overlaps = {float(name): float(v[:, column, -1].mean()) for name, v in found.items()}
+    overlaps = {float(name): _final_overlap(values) for name, values in found.items()}
     logger.info("overlap after adaptation by constant rate, tuning tasks: %s", overlaps)
     return best_rate(overlaps)
+
+
+def _final_overlap(values: Values) -> float:
+    """The mean overlap after all steps; NaN where adaptation diverged on every task."""
+    losses = [MEASURES.index(name) for name in ("query_loss_cls", "query_loss_reg")]
+    if not np.isfinite(values[:, losses, -1]).all(axis=1).any():
+        return math.nan
+    return float(values[:, MEASURES.index("iou"), -1].mean())

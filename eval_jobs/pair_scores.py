@@ -1,9 +1,11 @@
 """Scores of detectors on held-out pair tasks, by inner step: what adaptation gives (Fig. 5).
 
 Measures by step: each branch's loss on query and support, the overlap of the box at the query's
-highest score with the target, and whether that box lies on a look-alike rather than on the target.
+highest score with the target, and whether that box lies on a look-alike rather than on the target,
+which is asked only where the query shows one.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +18,7 @@ from numpy import ndarray
 from torchvision.ops import box_iou
 
 from data_pipeline.pair_tasks import PairTask, load_task
-from eval_jobs.report import Row
+from eval_jobs.report import Row, table_number
 from eval_jobs.results import file_name
 from meta_train.detectors.backbone import BRANCHES
 from meta_train.kernel_rates import Rates
@@ -32,6 +34,9 @@ MEASURES = (
     "distracted",
 )
 """What is measured of a task after each step."""
+
+LEAST_DISTRACTED_IOU = 0.3
+"""A box that overlaps a look-alike less does not lie on it."""
 
 Values = Float[ndarray, "tasks 6 steps"]
 """Of each task the `MEASURES`, before any step and after each."""
@@ -64,8 +69,15 @@ class PairScore:
         return self.values["all"].shape[2] - 1
 
     def curve(self, subset: str, measure: str) -> Float[ndarray, "steps"]:
-        """The mean of a measure over a subset's tasks; ``query_loss`` adds the branches."""
+        """The mean of a measure over a subset's tasks; ``query_loss`` adds the branches.
+
+        ``distracted`` is a share of the tasks that show a look-alike; NaN where none does.
+        """
         values = self.values[subset]
+        if measure == "distracted":
+            values = values[[task.shows_look_alike for task in self.tasks[subset]]]
+            if not len(values):
+                return np.full(self.num_steps + 1, np.nan)
         names = [measure] if measure in MEASURES else [f"{measure}_cls", f"{measure}_reg"]
         columns = [values[:, MEASURES.index(name)].mean(axis=0) for name in names]
         return np.sum(columns, axis=0)
@@ -96,11 +108,6 @@ def standard_error(values: Float[ndarray, "tasks"], groups: Sequence[str]) -> fl
     sums = np.bincount(members, weights=values - values.mean())
     spread = np.sqrt((sums**2).sum() * len(names) / (len(names) - 1))
     return float(spread / len(values))
-
-
-def constant(rates: Rates, value: float) -> Rates:
-    """The same rates, all of one value."""
-    return {name: torch.full_like(each, value) for name, each in rates.items()}
 
 
 def measure(
@@ -142,7 +149,8 @@ def _values(
     overlap = box_iou(curves.peak_boxes, truth)[:, 0].nan_to_num(0.0)
     distracted = torch.zeros_like(overlap)
     if len(others):
-        distracted = (box_iou(curves.peak_boxes, others).amax(dim=1) > overlap).to(overlap)
+        beside = box_iou(curves.peak_boxes, others).amax(dim=1)
+        distracted = ((beside > overlap) & (beside >= LEAST_DISTRACTED_IOU)).to(overlap)
     both = (curves.query, curves.support)
     by_branch = [losses[branch] for losses in both for branch in BRANCHES]
     columns = [column.double() for column in (*by_branch, overlap, distracted)]
@@ -159,17 +167,18 @@ def score_rows(scores: Sequence[PairScore]) -> list[Row]:
             query = score.curve(subset, "query_loss")
             support = score.curve(subset, "support_loss")
             distracted = score.curve(subset, "distracted")
+            values = {f"IoU {k}": overlap[k] for k in sorted({0, 1, score.num_steps})}
+            values |= {"gain": gain, "±": error}
+            values |= {f"query loss {k}": query[k] for k in (0, score.num_steps)}
+            values |= {f"support loss {k}": support[k] for k in (0, score.num_steps)}
+            values |= {f"distracted {k}": distracted[k] for k in (0, score.num_steps)}
             row: Row = {
                 "detector": score.name,
                 "rates": score.rates,
                 "tasks": f"{len(score.tasks[subset])} {_subset_title(subset)}",
                 "videos": score.num_videos(subset),
             }
-            row |= {f"IoU {k}": float(overlap[k]) for k in sorted({0, 1, score.num_steps})}
-            row |= {"gain": gain, "±": error}
-            row |= {f"query loss {k}": float(query[k]) for k in (0, score.num_steps)}
-            row |= {f"support loss {k}": float(support[k]) for k in (0, score.num_steps)}
-            row |= {f"distracted {k}": float(distracted[k]) for k in (0, score.num_steps)}
+            row |= {name: table_number(float(value)) for name, value in values.items()}
             rows.append(row)
     return rows
 
@@ -178,7 +187,8 @@ def step_metrics(scores: Sequence[PairScore]) -> list[dict[str, float]]:
     """The metrics of each inner step, under the names that they have in MLflow.
 
     The first score's are ``pair_tasks/iou``, ``pair_tasks/look_alike/iou`` and so on, so that runs
-    compare; another one's are ``pair_tasks/<name>/iou``.
+    compare; another one's are ``pair_tasks/<name>/iou``. What is no number, such as the loss of a
+    detector that diverged, has none.
     """
     metrics: list[dict[str, float]] = [{} for _ in range(scores[0].num_steps + 1)]
     for index, score in enumerate(scores):
@@ -187,7 +197,8 @@ def step_metrics(scores: Sequence[PairScore]) -> list[dict[str, float]]:
             part = "" if subset == "all" else f"{subset}/"
             for name in ("query_loss", "support_loss", *MEASURES):
                 for k, value in enumerate(score.curve(subset, name)):
-                    metrics[k][f"pair_tasks/{own}{part}{name}"] = float(value)
+                    if math.isfinite(value):
+                        metrics[k][f"pair_tasks/{own}{part}{name}"] = float(value)
     return metrics
 
 

@@ -1,6 +1,7 @@
 """Held-out pair tasks: which there are, what they show, and how detectors are scored on them."""
 
 import dataclasses
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy import ndarray
+from perfect_detector import small_learner
 from torch import Tensor
 
 from data_pipeline.crop_tracks import CropConfig
@@ -28,17 +30,28 @@ from data_pipeline.sampling import SamplingConfig, split_of
 from data_pipeline.shard_plans import ShardPlan
 from data_pipeline.shards import INDEX_FILE, ShardError, index_shard, read_chunks
 from data_pipeline.tracks import Track
+from eval_jobs import pair_scores
 from eval_jobs import pair_tasks as script
+from eval_jobs.constant_rates import constant
 from eval_jobs.pair_contest import Contest, Entry, score_entry
-from eval_jobs.pair_scores import MEASURES, measure, score_rows, standard_error, step_metrics
-from meta_train.detectors.backbone import BackboneConfig
-from meta_train.detectors.fcos import FcosConfig
-from meta_train.detectors.heads import HeadConfig
-from meta_train.detectors.network import NetworkConfig
-from meta_train.kernel_rates import KernelRatesConfig
-from meta_train.learner import Learner, initial_learner
+from eval_jobs.pair_scores import (
+    MEASURES,
+    PairScore,
+    measure,
+    score_rows,
+    standard_error,
+    step_metrics,
+)
+from meta_train.learner import Learner
 from meta_train.train_config import OuterLoopConfig, TrainConfig, ValidationConfig
-from meta_train.validation import one_task, prepare, task_curves, validate, validation_stream
+from meta_train.validation import (
+    TaskCurves,
+    one_task,
+    prepare,
+    task_curves,
+    validate,
+    validation_stream,
+)
 
 TARGET = np.array([40.0, 40.0, 60.0, 60.0])
 BESIDE = TARGET + np.array([30.0, 0.0, 30.0, 0.0])
@@ -86,15 +99,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def learner() -> Learner:
-    slim = NetworkConfig(
-        backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
-    )
-    return initial_learner(
-        FcosConfig(network=slim),
-        KernelRatesConfig(initial=0.01),
-        adapts="head",
-        generator=torch.Generator().manual_seed(0),
-    )
+    small = small_learner()
+    return replace(small, rates=constant(small.rates, 0.01))
 
 
 FEW = PairTasksConfig(num_tasks=6, num_look_alikes=3, num_tuning=3)
@@ -270,8 +276,50 @@ def test_who_learned_no_rates_gets_the_best_constant(learner: Learner, shards: s
     assert all(list(row) == list(rows[0]) for row in rows)
     before, after = step_metrics(scores)
     gain = after["pair_tasks/iou"] - before["pair_tasks/iou"]
-    assert rows[0]["gain"] == pytest.approx(gain)
+    assert rows[0]["gain"] == pytest.approx(gain, abs=1e-4)
     assert "pair_tasks/baseline__initial_rates/look_alike/distracted" in after
+
+
+def test_rates_at_which_all_diverge_are_refused(learner: Learner, shards: str) -> None:
+    baseline = entry("baseline", learner, "baseline")
+    contest = Contest.draw(shards, FEW, [baseline], 2, (1e30,))
+    with pytest.raises(ValueError, match=r"adaptation diverged at all constant rates \[1e\+30\]"):
+        score_entry(contest, baseline)
+
+
+def test_tables_hold_no_nan_of_a_detector_that_diverged(learner: Learner, shards: str) -> None:
+    wild = replace(learner, rates=constant(learner.rates, 1e30))
+    contest = Contest.draw(shards, FEW, [entry("wild", wild, "maml")], 2, ())
+    scores = score_entry(contest, entry("wild", wild, "maml"))
+    (row, _) = score_rows(scores)
+    assert row["query loss 2"] is None and row["query loss 0"] > 0
+    json.dumps(score_rows(scores), allow_nan=False)
+    metrics = step_metrics(scores)
+    assert "pair_tasks/query_loss" in metrics[0] and "pair_tasks/query_loss" not in metrics[2]
+
+
+def test_who_sees_no_look_alike_cannot_be_distracted() -> None:
+    """The share counts the tasks that show one, and says nothing where none does."""
+    plain = PairTask("coco", "1", "1", ("s", 0, 0), 0, 0, 0, shows_look_alike=False)
+    beside = plain._replace(video="2", shows_look_alike=True)
+    values = np.zeros((4, len(MEASURES), 2))
+    values[3, MEASURES.index("distracted")] = 1.0
+    tasks = {"all": [plain, plain, beside, beside], "look_alike": [plain] * 4}
+    score = PairScore(name="a", rates="own", tasks=tasks, values=dict.fromkeys(tasks, values))
+    assert score.curve("all", "distracted").tolist() == [0.5, 0.5]
+    assert score_rows([score])[1]["distracted 0"] is None
+    assert "pair_tasks/look_alike/distracted" not in step_metrics([score])[0]
+
+
+def test_a_touch_of_a_look_alike_is_no_distraction() -> None:
+    """The box at the peak is off the target: first by the look-alike, then on it."""
+    truth = torch.tensor([[10.0, 10.0, 50.0, 50.0]])
+    look_alike = torch.tensor([[100.0, 100.0, 140.0, 140.0]])
+    peaks = look_alike + torch.tensor([[35.0], [10.0]]) * torch.tensor([1.0, 0.0, 1.0, 0.0])
+    losses = {branch: torch.zeros(2) for branch in ("cls", "reg")}
+    found = pair_scores._values(TaskCurves(losses, losses, peaks), truth, look_alike)
+    assert found[MEASURES.index("iou")].tolist() == [0.0, 0.0]
+    assert found[MEASURES.index("distracted")].tolist() == [0.0, 1.0]
 
 
 def test_tasks_are_held_out_by_every_checkpoint(learner: Learner, shards: str) -> None:

@@ -103,5 +103,5 @@ def test_the_best_rate_is_the_highest_finite_score(caplog: pytest.LogCaptureFixt
     assert not caplog.records
     assert best_rate({0.001: 0.2, 0.003: 0.4}) == 0.003
     assert "at the edge" in caplog.text
-    with pytest.raises(ValueError, match="diverged at all"):
+    with pytest.raises(ValueError, match="adaptation diverged at all constant rates"):
         best_rate({0.001: math.nan})

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -39,6 +40,9 @@ from meta_train.train_config import (
     TrainConfig,
     ValidationConfig,
 )
+
+if TYPE_CHECKING:
+    from eval_jobs.sequence_job import SequenceJob
 
 TINY_VIDEOS = SyntheticConfig(
     num_train_videos=8,
@@ -113,6 +117,24 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> "list[SequenceJob]":
+    """Runs an evaluation's missing jobs one after the other, without Ray; gives those that ran."""
+    from eval_jobs import jobs
+    from eval_jobs.sequence_job import run_job
+
+    ran: list[SequenceJob] = []
+
+    def run_missing(due: "Sequence[SequenceJob]", *settings: Any) -> None:
+        for job in due:
+            if job.store.read(job.track) is None:
+                run_job(job)
+                ran.append(job)
+
+    monkeypatch.setattr(jobs, "_run_missing", run_missing)
+    return ran
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,15 @@
 """Studies on benchmarks that measure other things than curves: VOT with resets."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from eval_jobs import jobs
-from eval_jobs.jobs import SequenceJob, run_job
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
+from eval_jobs.sequence_job import SequenceJob
 from meta_train import checkpoint as checkpoints
 from meta_train.checkpoint import Checkpoint
 from meta_train.learner import initial_learner
@@ -30,7 +27,12 @@ NUM_FRAMES = 5
 
 
 @pytest.fixture
-def vot_study(tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def vot_study(
+    tiny_config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_process: list[SequenceJob],
+) -> Study:
     """Table 3 on two short sequences of VOT-2018, tracked in this process."""
     folder = tmp_path / "vot"
     for name in ("ball1", "book"):
@@ -43,12 +45,6 @@ def vot_study(tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.Monk
         (folder / name / "groundtruth.txt").write_text("\n".join(rows))
     (folder / "list.txt").write_text("ball1\nbook\n")
 
-    def run_missing(due: Sequence[SequenceJob], *settings: Any) -> None:
-        for job in due:
-            if job.store.read(job.track) is None:
-                run_job(job)
-
-    monkeypatch.setattr(jobs, "_run_missing", run_missing)
     monkeypatch.setattr(trial_run, "log_scores", lambda *arguments: None)  # its plots take seconds
     learner = initial_learner(
         tiny_config.detector,

@@ -9,19 +9,16 @@ import numpy as np
 import pytest
 import torch
 from numpy import ndarray
+from perfect_detector import small_learner
 
 from data_pipeline.tracks import Track
+from eval_jobs.constant_rates import constant
 from eval_jobs.protocols import one_pass
 from eval_jobs.results import ResultStore
 from eval_jobs.support_set import SupportSet
 from eval_jobs.tracker import OnlineTracker, TrackerConfig
 from eval_jobs.update_rule import DriftConfig, UpdateGuard, first_frame_loss, pulled_back
-from meta_train.detectors.backbone import BackboneConfig
-from meta_train.detectors.fcos import FcosConfig
-from meta_train.detectors.heads import HeadConfig
-from meta_train.detectors.network import NetworkConfig
-from meta_train.kernel_rates import KernelRatesConfig
-from meta_train.learner import Learner, initial_learner
+from meta_train.learner import Learner
 
 BOX = np.array([30.0, 20.0, 60.0, 50.0])
 EAGER = TrackerConfig(update_interval_frames=1, min_score=-9.0, add_threshold=-9.0)
@@ -30,15 +27,8 @@ EAGER = TrackerConfig(update_interval_frames=1, min_score=-9.0, add_threshold=-9
 
 @pytest.fixture(scope="module")
 def learner() -> Learner:
-    slim = NetworkConfig(
-        backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
-    )
-    return initial_learner(
-        FcosConfig(network=slim),
-        KernelRatesConfig(initial=0.01),
-        adapts="head",
-        generator=torch.Generator().manual_seed(0),
-    )
+    small = small_learner()
+    return replace(small, rates=constant(small.rates, 0.01))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +51,16 @@ def track(tmp_path_factory: pytest.TempPathFactory) -> Track:
 
 
 def updates(learner: Learner, track: Track, config: TrackerConfig = EAGER, **drift: Any) -> ndarray:
+    tracker = OnlineTracker(learner, replace(config, drift=DriftConfig(**drift)))
+    updated = one_pass(tracker, track).updated
+    assert updated is not None
+    return updated
+
+
+def test_all_updates_count_unless_a_guard_is_set(learner: Learner, track: Track) -> None:
+    assert updates(learner, track).tolist() == [False, True, True, True, True]
+    never = replace(EAGER, update_interval_frames=None)
+    assert not updates(learner, track, never).any()
     assert not updates(learner, track, replace(EAGER, update_steps=0)).any()
 
 
@@ -77,16 +77,6 @@ def test_an_undone_update_does_not_hold_back_the_next(
     monkeypatch.setattr(UpdateGuard, "passed", passed)
     found = updates(learner, track, replace(EAGER, min_update_gap_frames=3))
     assert found.tolist() == [False, False, False, False, True] and len(asked) == 2
-    tracker = OnlineTracker(learner, replace(config, drift=DriftConfig(**drift)))
-    updated = one_pass(tracker, track).updated
-    assert updated is not None
-    return updated
-
-
-def test_all_updates_count_unless_a_guard_is_set(learner: Learner, track: Track) -> None:
-    assert updates(learner, track).tolist() == [False, True, True, True, True]
-    never = replace(EAGER, update_interval_frames=None)
-    assert not updates(learner, track, never).any()
 
 
 def test_no_update_at_a_low_score(learner: Learner, track: Track) -> None:
@@ -97,7 +87,7 @@ def test_no_update_at_a_low_score(learner: Learner, track: Track) -> None:
     assert not updates(learner, track, min_update_score=float(scores[1]))[1]
 
 
-def test_weights_are_pulled_part_of_the_way(learner: Learner) -> None:
+def test_weights_are_pulled_part_of_the_way() -> None:
     first = {"moved": torch.tensor([0.0, 4.0]), "kept": torch.ones(1)}
     weights = {"moved": torch.tensor([8.0, 4.0]), "kept": first["kept"]}
     found = pulled_back(weights, first, 0.25)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data_pipeline.ray_session import ray_session
 from eval_jobs.archives import write_archive
 from eval_jobs.benchmarks import Benchmark, IncompleteResultsError, Selection, select
-from eval_jobs.protocols import Trajectory, same_result
+from eval_jobs.protocols import ResetConfig, Trajectory, same_result
 from eval_jobs.results import ResultStore, file_name
 from eval_jobs.scores import TrackerScore, score_tracker
 from eval_jobs.sequence_job import SequenceJob, run_job, sequence_metrics
@@ -161,13 +161,13 @@ class _Work:
 
 
 def _once_each(jobs: Iterable[SequenceJob]) -> list[SequenceJob]:
-    """The jobs, those that would write the same result made one."""
-    by_result: dict[Path, SequenceJob] = {}
+    """The jobs, those that would write the same results made one: of one pass, or with resets."""
+    by_result: dict[tuple[Path, ResetConfig | None], SequenceJob] = {}
     for job in jobs:
-        path = job.store.path(job.track)
-        same = by_result.get(path)
+        key = job.store.path(job.track), job.resets
+        same = by_result.get(key)
         shared = () if same is None else same.benchmarks
-        by_result[path] = replace(job, benchmarks=tuple(dict.fromkeys(shared + job.benchmarks)))
+        by_result[key] = replace(job, benchmarks=tuple(dict.fromkeys(shared + job.benchmarks)))
     return list(by_result.values())
 
 

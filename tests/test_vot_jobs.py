@@ -2,10 +2,8 @@
 
 import json
 import zipfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,11 +13,11 @@ from numpy import ndarray
 from eval_jobs import jobs
 from eval_jobs.archives import ArchiveError
 from eval_jobs.benchmarks import IncompleteResultsError, find_benchmark
-from eval_jobs.jobs import evaluate
+from eval_jobs.jobs import evaluate, evaluate_all
 from eval_jobs.opencv_tracker import StaticTracker
 from eval_jobs.results import ResultError
 from eval_jobs.scores import TrackerScore
-from eval_jobs.sequence_job import SequenceJob, run_job
+from eval_jobs.sequence_job import SequenceJob
 from eval_jobs.tracker import Prediction, TrackerConfig
 from eval_jobs.tracker_specs import OnlineSpec, StaticSpec
 
@@ -45,18 +43,6 @@ def sequences(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the missing jobs one after the other, here and without Ray."""
-
-    def run_missing(due: Sequence[SequenceJob], *settings: Any) -> None:
-        for job in due:
-            if job.store.read(job.track) is None:
-                run_job(job)
-
-    monkeypatch.setattr(jobs, "_run_missing", run_missing)
-
-
 def evaluate_vot(sequences: Path, output: Path) -> TrackerScore:
     return evaluate([StaticSpec()], VOT, sequences, output, partial=True)[0]
 
@@ -66,7 +52,7 @@ def result_files(output: Path) -> list[str]:
 
 
 def test_deterministic_tracker_is_run_three_times(
-    in_process: None, sequences: Path, tmp_path: Path
+    in_process: list[SequenceJob], sequences: Path, tmp_path: Path
 ) -> None:
     score = evaluate_vot(sequences, tmp_path / "results")
     assert result_files(tmp_path / "results") == ["ball1"] * 3 + ["book"] * 3
@@ -94,7 +80,7 @@ class Trembling(StaticTracker):
 
 
 def test_tracker_with_chance_in_it_is_run_fifteen_times(
-    in_process: None, sequences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_process: list[SequenceJob], sequences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StaticSpec, "build", lambda spec: Trembling())
     score = evaluate_vot(sequences, tmp_path / "results")
@@ -104,8 +90,19 @@ def test_tracker_with_chance_in_it_is_run_fifteen_times(
     assert again.values == pytest.approx(score.values, nan_ok=True)
 
 
+def test_one_pass_and_resets_over_the_same_sequences_are_runs_of_their_own(
+    in_process: list[SequenceJob], sequences: Path, tmp_path: Path
+) -> None:
+    otb = find_benchmark("otb100")
+    one_pass = replace(VOT, name="pass", resets=None, scoring=otb.scoring, metrics=otb.metrics)
+    places = [(VOT, sequences), (one_pass, sequences)]
+    found = evaluate_all([StaticSpec()], places, tmp_path / "results", partial=True)
+    assert [next(iter(score.values)) for (score,) in found] == ["eao", "auc"]
+    assert len(in_process) == 2 * 3 + 2
+
+
 def test_damaged_repetition_is_named_and_never_a_score(
-    in_process: None, sequences: Path, tmp_path: Path
+    in_process: list[SequenceJob], sequences: Path, tmp_path: Path
 ) -> None:
     evaluate_vot(sequences, tmp_path / "results")
     path = next((tmp_path / "results").rglob("book-*-002.json"))
@@ -151,7 +148,7 @@ def hidden_videos(folder: Path) -> Path:
 
 
 def test_hidden_ground_truth_gives_an_archive_and_no_score(
-    in_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_process: list[SequenceJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos, output = hidden_videos(tmp_path / "got10k"), tmp_path / "results"
     benchmark = replace(find_benchmark("got10k_test"), sequences=("first", "second"))

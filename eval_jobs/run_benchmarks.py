@@ -9,7 +9,6 @@ Results lie in the output folder; the same command goes on where it was stopped.
 
 import logging
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +22,7 @@ from eval_jobs.report import log_scores, report_text, text_table
 from eval_jobs.result_files import named_folder, score_results
 from eval_jobs.tracker import TrackerConfig
 from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, phase_specs
-from meta_train.run_log import MlflowConfig, RunLog
+from meta_train.run_log import MlflowConfig, RunLog, flatten_config
 
 
 def main(
@@ -83,7 +82,7 @@ def main(
         mlflow,
         run_name=f"{' '.join(benchmark)} {names[0]}",
         params={"benchmark": " ".join(benchmark), "checkpoints": " ".join(checkpoints)}
-        | {f"tracker.{name}": value for name, value in asdict(tracker).items()},
+        | flatten_config(tracker, "tracker."),
         tags={"kind": "evaluation"},
     )
     status: Literal["FINISHED", "FAILED"] = "FAILED"

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +65,7 @@ def evaluate_all(
     output: Path,
     *,
     run_log: RunLog | None = None,
+    report: Callable[[int, list[TrackerScore]], None] = lambda place, scores: None,
     partial: bool = False,
     max_sequences: int | None = None,
     max_frames: int | None = None,
@@ -83,6 +84,8 @@ def evaluate_all(
         places: rows of `BENCHMARKS`, each with the folder of its sequences.
         output: takes the result files; on a cluster, one that every node sees.
         run_log: the run to which each task logs its sequence's score.
+        report: gets each place, by its number, and its scores; also where runs of other places
+            failed.
         partial: accept missing sequences; the score says so.
         max_sequences: run the first so many sequences of each benchmark only.
         max_frames: run the first so many frames of each sequence only.
@@ -105,8 +108,9 @@ def evaluate_all(
     names = [spec.name for spec in specs]
     if len(set(map(file_name, names))) != len(names):
         raise ValueError(f"trackers need different names, got {', '.join(names)}")
-    works = []
+    works: list[list[_Work]] = []
     for benchmark, folder in places:
+        works.append([])
         selection = select(
             benchmark,
             folder.absolute(),
@@ -133,14 +137,23 @@ def evaluate_all(
                 )
                 for track in selection.tracks
             )
-            works.append(_Work(selection=selection, store=store, setting=setting, jobs=jobs))
-    all_jobs = _once_each(job for work in works for job in work.jobs)
-    for due in (_first_runs, _further_runs):
-        runs = [run for job in all_jobs for run in due(job)]
-        _run_missing(runs, run_log, num_cpus_per_task, num_gpus_per_task, max_retries)
-    scores = [_score(work) for work in works]
-    each = len(specs)
-    return [scores[place * each : (place + 1) * each] for place in range(len(places))]
+            works[-1].append(_Work(selection=selection, store=store, setting=setting, jobs=jobs))
+    all_jobs = _once_each(job for place in works for work in place for job in work.jobs)
+    failure = None
+    try:
+        for due in (_first_runs, _further_runs):
+            runs = [run for job in all_jobs for run in due(job)]
+            _run_missing(runs, run_log, num_cpus_per_task, num_gpus_per_task, max_retries)
+    except IncompleteResultsError as error:
+        failure = error
+    scores = []
+    for number, place in enumerate(works):
+        if failure is None or all(work.is_complete for work in place):
+            scores.append([_score(work) for work in place])
+            report(number, scores[-1])
+    if failure is not None:
+        raise failure
+    return scores
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,6 +171,17 @@ class _Work:
 
     jobs: tuple[SequenceJob, ...]
     """One per sequence."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of its runs have a result."""
+        return all(
+            _has_results(due(job)) for due in (_first_runs, _further_runs) for job in self.jobs
+        )
+
+
+def _has_results(runs: Iterable[SequenceJob]) -> bool:
+    return all(run.store.read(run.track) is not None for run in runs)
 
 
 def _once_each(jobs: Iterable[SequenceJob]) -> list[SequenceJob]:

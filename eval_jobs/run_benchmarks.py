@@ -20,6 +20,7 @@ from eval_jobs.jobs import evaluate_all
 from eval_jobs.paper_tables import paper_tables
 from eval_jobs.report import log_scores, report_text, text_table
 from eval_jobs.result_files import named_folder, score_results
+from eval_jobs.scores import TrackerScore
 from eval_jobs.tracker import TrackerConfig
 from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, phase_specs
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
@@ -86,28 +87,33 @@ def main(
         tags={"kind": "evaluation"},
     )
     status: Literal["FINISHED", "FAILED"] = "FAILED"
-    reports = []
+    reports: list[str] = []
+    by_benchmark: list[list[TrackerScore]] = []
+    theirs: list[list[TrackerScore]] = []
+
+    def report(place: int, ours: list[TrackerScore]) -> None:
+        scores = ours + theirs[place]
+        by_benchmark.append(scores)
+        log_scores(run_log, scores)
+        reports.append(report_text(scores))
+
     try:
-        theirs = []
         for row, place in zip(rows, folders, strict=True):
             whole = select(row, place, partial=partial, max_sequences=max_sequences)
             theirs.append([score_results(*each, whole, max_frames) for each in named])
         with ray_session(address or default_address()) if specs else nullcontext():
-            ours = evaluate_all(
+            evaluate_all(
                 specs,
                 list(zip(rows, folders, strict=True)),
                 output,
                 run_log=run_log,
+                report=report,
                 partial=partial,
                 max_sequences=max_sequences,
                 max_frames=max_frames,
                 num_cpus_per_task=num_cpus_per_task,
                 num_gpus_per_task=num_gpus_per_task,
             )
-        by_benchmark = [own + others for own, others in zip(ours, theirs, strict=True)]
-        for scores in by_benchmark:
-            log_scores(run_log, scores)
-            reports.append(report_text(scores))
         tables = paper_tables([score for scores in by_benchmark for score in scores])
         for name, table in tables.items():
             run_log.log_table(table, f"tables/{name}.json")
@@ -116,7 +122,7 @@ def main(
         status = "FINISHED"
     finally:
         run_log.finish(status)
-    print("\n".join(reports))
+        print("\n".join(reports))
 
 
 def _specs(

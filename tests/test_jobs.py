@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from eval_jobs import jobs
 from eval_jobs.benchmarks import IncompleteResultsError, find_benchmark, select
 from eval_jobs.jobs import evaluate, evaluate_all
 from eval_jobs.metrics import SUCCESS_THRESHOLDS
@@ -38,6 +39,7 @@ SMALL = FcosConfig(
     )
 )
 VIDEOS = find_benchmark("got10k_layout")
+SHORT_ONLY = replace(VIDEOS, name="short_only", title="Short", sequences=("short",))
 
 
 def write_videos(folder: Path, lengths: dict[str, int]) -> None:
@@ -233,22 +235,13 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def test_benchmarks_that_share_sequences_share_their_runs(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    videos: Path, tmp_path: Path, in_process: list[SequenceJob]
 ) -> None:
     """Several trackers and benchmarks in one call, and one task for each result."""
-    short_only = replace(VIDEOS, name="short_only", title="Short", sequences=("short",))
-    due: list[SequenceJob] = []
-
-    def run_missing(jobs: Sequence[SequenceJob], *settings: Any) -> None:
-        due.extend(jobs)
-        for job in jobs:
-            run_job(job)
-
-    monkeypatch.setattr("eval_jobs.jobs._run_missing", run_missing)
-    places = [(VIDEOS, videos), (short_only, videos)]
+    places = [(VIDEOS, videos), (SHORT_ONLY, videos)]
     specs = [StaticSpec(), StaticSpec(name="Twin")]
     whole, part = evaluate_all(specs, places, tmp_path / "results", partial=True)
-    assert [(job.spec.name, job.track.video, len(job.benchmarks)) for job in due] == [
+    assert [(job.spec.name, job.track.video, len(job.benchmarks)) for job in in_process] == [
         ("Static box", "short", 2),
         ("Static box", "long", 1),
         ("Twin", "short", 2),
@@ -257,12 +250,35 @@ def test_benchmarks_that_share_sequences_share_their_runs(
     for scores, titles in ((whole, ["short", "long"]), (part, ["short"])):
         assert [score.tracker for score in scores] == ["Static box", "Twin"]
         assert [each.sequence for each in scores[0].sequences] == titles
-    names = sequence_metrics(due[0], due[0].store.read_existing(due[0].track))
+    job = in_process[0]
+    names = sequence_metrics(job, job.store.read_existing(job.track))
     assert {name.split("/")[0] for name in names} == {
         "got10k_layout_sequences",
         "short_only_sequences",
     }
     assert evaluate_all([], places, tmp_path) == [[], []]
+
+
+def test_a_complete_benchmark_is_reported_though_another_failed(
+    videos: Path, tmp_path: Path, in_process: list[SequenceJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_missing = jobs._run_missing
+
+    def fail_on_long(due: Sequence[SequenceJob], *settings: Any) -> None:
+        run_missing([job for job in due if job.track.video == "short"], *settings)
+        raise IncompleteResultsError("1 of 2 runs failed")
+
+    monkeypatch.setattr(jobs, "_run_missing", fail_on_long)
+    reported: dict[int, list[str]] = {}
+    with pytest.raises(IncompleteResultsError, match="1 of 2 runs failed"):
+        evaluate_all(
+            [StaticSpec()],
+            [(VIDEOS, videos), (SHORT_ONLY, videos)],
+            tmp_path / "results",
+            report=lambda place, scores: reported.update({place: [s.tracker for s in scores]}),
+            partial=True,
+        )
+    assert reported == {1: ["Static box"]}
 
 
 def test_tasks_ask_for_what_was_given_and_the_longest_comes_first(

@@ -107,8 +107,13 @@ def processes_of(leader: int) -> set[int]:
 
 def kill_all(process: subprocess.Popen[bytes]) -> int:
     """SIGKILL to all processes of a run until none is left; gives how many there were."""
-    killed: set[int] = set()
-    while left := processes_of(process.pid) | {each for each in killed if is_alive(each)}:
+    killed: dict[int, str] = {}
+    while True:
+        found = {number: started_at(number) for number in processes_of(process.pid)}
+        found |= {number: at for number, at in killed.items() if started_at(number) == at}
+        left = {number: at for number, at in found.items() if at is not None}
+        if not left:
+            break
         killed |= left
         for number in left:
             with contextlib.suppress(ProcessLookupError):
@@ -118,13 +123,13 @@ def kill_all(process: subprocess.Popen[bytes]) -> int:
     return len(killed)
 
 
-def is_alive(number: int) -> bool:
-    """Whether there is such a process, and not only what is left of it."""
+def started_at(number: int) -> str | None:
+    """When a process started, which tells it from a later one of its number; None: it is over."""
     try:
-        stat = Path(f"/proc/{number}/stat").read_text()
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
+        return None
+    return None if fields[0] == "Z" else fields[19]
 
 
 def finished_trials(what: str, folder: Path) -> Snapshot:
@@ -165,6 +170,9 @@ def kill_after(
         assert time.monotonic() < deadline, f"{count} trials did not end in time"
         time.sleep(0.1)
     time.sleep(seconds)
+    assert process.poll() is None, (
+        f"it ended before the kill:\n{(folder / 'log').read_text()[-4000:]}"
+    )
     num_killed = kill_all(process)
     found = finished_trials(what, folder)
     print(

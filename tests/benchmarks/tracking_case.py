@@ -132,7 +132,10 @@ def make_learner(width: int, hidden_channels: int, adapts: Adapts) -> Learner:
 
 
 class Follower:
-    """Follows a target through a video and starts over where it ends; a call is a frame."""
+    """Follows on through a video and after its end from its second frame; a call is a frame.
+
+    The tracker is not started again, since a full support set is what is measured.
+    """
 
     def __init__(self, tracker: Any, frames: Sequence[ndarray], box: ndarray) -> None:
         self.tracker, self.frames, self.box = tracker, frames, box

@@ -127,7 +127,7 @@ def _start(mlflow: MlflowConfig, study: Study, name: str, run_id: str | None) ->
         mlflow,
         run_name=name,
         params={"cells": study.cells, "seeds": seeds, "varying": varying},
-        tags={"study": study.name, "kind": "study"},
+        tags={"study": study.name, "kind": "study", "run_id": f"studies/{name}"},
         run_id=run_id,
     )
 

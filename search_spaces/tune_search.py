@@ -203,7 +203,7 @@ class _Recorder(Callback):  # type: ignore[misc]
         started = Tried(values=_values(trial), ending="started")
         known = self._ledger.find(started.trial_id)
         run_id = known.mlflow_run_id if known and known.ending != "failed" else ""
-        run_log = _open_run(self._search, started, run_id)
+        run_log = self._open_run(started, run_id)
         self._run_logs[trial.trial_id] = run_log
         self._ledger.write(replace(started, mlflow_run_id=run_log.handle.run_id))
 
@@ -231,13 +231,34 @@ class _Recorder(Callback):  # type: ignore[misc]
             seconds=float((trial.last_result or {}).get("time_total_s", 0.0)),
             error=error,
         )
-        run_log = self._run_logs.pop(trial.trial_id, None) or _open_run(self._search, tried, "")
+        run_log = self._run_logs.pop(trial.trial_id, None) or self._open_run(tried, "")
         run_log.set_tags({"ending": ending})
         run_log.log_metrics({key: value for key, value in metrics.items() if key != RUNG}, step=0)
         run_log.finish(_STATUS[ending])
         self._ledger.write(replace(tried, mlflow_run_id=run_log.handle.run_id))
         score = "no score" if tried.objective is None else f"{OBJECTIVE} {tried.objective:.3f}"
         logger.info("%s: %s %s %s", tried.values, ending, score, error)
+
+    def _open_run(self, tried: Tried, run_id: str) -> RunLog:
+        """A trial's run in MLflow: the one of this id continued, or the unfinished one of a driver
+        that died before the ledger knew it, or a new one.
+        """
+        search = self._search
+        name = f"{search.search_id}-{tried.trial_id}"
+        return RunLog.start(
+            search.base.mlflow,
+            run_name=name,
+            params=tried.values,
+            tags={
+                "kind": "search_trial",
+                "study": search.name,
+                "trial_id": name,
+                "run_id": f"{self._ledger.folder.name}-{name}",
+                "seed": str(search.seeds[0]),
+                "ending": tried.ending,
+            },
+            run_id=run_id or None,
+        )
 
 
 _STATUS: dict[Ending, RunStatus] = {
@@ -259,21 +280,3 @@ def _numbers(result: dict[str, Any] | None) -> dict[str, float]:
         for name, value in (result or {}).items()
         if isinstance(value, int | float) and ("/" in name or name == RUNG)
     }
-
-
-def _open_run(search: Search[Any], tried: Tried, run_id: str) -> RunLog:
-    """A trial's run in MLflow: a new one, or the one of this id continued."""
-    name = f"{search.search_id}-{tried.trial_id}"
-    return RunLog.start(
-        search.base.mlflow,
-        run_name=name,
-        params=tried.values,
-        tags={
-            "kind": "search_trial",
-            "study": search.name,
-            "trial_id": name,
-            "seed": str(search.seeds[0]),
-            "ending": tried.ending,
-        },
-        run_id=run_id or None,
-    )

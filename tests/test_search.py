@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -302,6 +303,26 @@ def fake_search(
         checkpoint=str(tmp_path / "best"),
         num_trials=8,
     )
+
+
+def test_a_driver_that_died_before_its_note_goes_on_with_its_run(
+    fake_search: Search[StepsChoice],
+) -> None:
+    ledger = ledger_of(fake_search, tuning_of(search_of(STEPS)))
+    trial = SimpleNamespace(trial_id="a", config={"window_weight": 0.3}, last_result={})
+
+    def started() -> str:
+        tune_search._Recorder(fake_search, ledger, 2).on_trial_start(0, [], trial)
+        (tried,) = ledger.read()
+        return tried.mlflow_run_id
+
+    first = started()
+    (note,) = ledger.folder.iterdir()
+    note.unlink()
+    assert started() == first
+    elsewhere = replace(ledger, folder=ledger.folder.with_name("tried-on-others"))
+    tune_search._Recorder(fake_search, elsewhere, 2).on_trial_start(0, [], trial)
+    assert elsewhere.read()[0].mlflow_run_id != first
 
 
 @pytest.mark.ray

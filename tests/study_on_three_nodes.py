@@ -51,17 +51,26 @@ class Watch:
 
     _seen: set[str] = field(default_factory=set)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _error: Exception | None = None
 
     def __enter__(self) -> "Watch":
         """Starts to look."""
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._watch_or_keep_error, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Looks no more."""
+        """Looks no more; what stopped it from looking is raised."""
         self._stop.set()
         self._thread.join()
+        if self._error is not None and error == (None, None, None):
+            raise RuntimeError("the cluster was not watched to the end") from self._error
+
+    def _watch_or_keep_error(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:
+            self._error = error
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_EVERY_SECONDS):
@@ -114,6 +123,7 @@ def watch_study(cpus_of_nodes: list[int]) -> None:
         cluster.add_node(num_cpus=cpus, object_store_memory=STORE_BYTES)
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
+    cpus_of_node = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes()}
     try:
         with tempfile.TemporaryDirectory(prefix="study-nodes-") as name:
             began = time.monotonic()
@@ -127,7 +137,8 @@ def watch_study(cpus_of_nodes: list[int]) -> None:
     assert not failed, failed
     total = sum(cpus_of_nodes)
     assert 0 < watch.most.pop("all") <= total, "more CPUs were held than there are"
-    assert all(cpus <= max(cpus_of_nodes) for cpus in watch.most.values()), dict(watch.most)
+    crowded = {node: cpus for node, cpus in watch.most.items() if cpus > cpus_of_node[node]}
+    assert not crowded, f"more CPUs were held than these nodes have: {crowded} of {cpus_of_node}"
     trained_on = [node for node, names in watch.work.items() if names["RayTrainWorker"]]
     tracked_on = [node for node, names in watch.work.items() if names["run_job"]]
     print(f"nodes of {cpus_of_nodes} CPUs: {len(results)} trials in {seconds:.0f} s")

@@ -162,11 +162,11 @@ def _training(group: Sequence[Trial], ended: Set[str], counted: Set[str]) -> tup
         return 0.0, "finished"
     if variant.checkpoint:
         return 0.0, "to run, on the checkpoint given"
-    if group[0].training in counted:
-        return 0.0, "to run, on a training of the plan above"
     known = find_trained(variant.config)
     if known is not None:
         return 0.0, f"to run, on {known.run_id}"
+    if group[0].training in counted:
+        return 0.0, "to run, on a training of the plan above"
     return training_seconds(variant.config), "to train and run"
 
 

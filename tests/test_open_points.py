@@ -70,9 +70,9 @@ def test_factors_scale_what_they_say() -> None:
 
 
 def test_none_leaves_the_quickstarts_share_of_negatives() -> None:
-    assert changes(OpenPointsChoice(balance_cells=False), QUICKSTART) == {
-        "detector.balance_cells": False
-    }
+    assert changes(OpenPointsChoice(balance_cells=True), QUICKSTART) == {}
+    with pytest.raises(ValueError, match="negatives_per_positive needs balance_cells"):
+        changes(OpenPointsChoice(balance_cells=False), QUICKSTART)
     assert changes(OpenPointsChoice(negatives_per_positive=0.0), QUICKSTART) == {
         "detector.negatives_per_positive": None
     }

@@ -94,7 +94,7 @@ def test_one_pass_and_resets_over_the_same_sequences_are_runs_of_their_own(
     in_process: list[SequenceJob], sequences: Path, tmp_path: Path
 ) -> None:
     otb = find_benchmark("otb100")
-    one_pass = replace(VOT, name="pass", resets=None, scoring=otb.scoring, metrics=otb.metrics)
+    one_pass = replace(VOT, name="pass", resets=None, scoring=otb.scoring)
     places = [(VOT, sequences), (one_pass, sequences)]
     found = evaluate_all([StaticSpec()], places, tmp_path / "results", partial=True)
     assert [next(iter(score.values)) for (score,) in found] == ["eao", "auc"]

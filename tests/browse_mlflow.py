@@ -67,7 +67,7 @@ def main() -> None:
         runs = newest(client, experiment.experiment_id)
     arguments.output.mkdir(parents=True, exist_ok=True)
     with interface(uri) as home:
-        for page in pages(client, home, experiment.experiment_id, runs):
+        for page in pages(client, home, experiment.experiment_id, runs, arguments.study):
             look(browser, page, arguments.output)
 
 
@@ -109,15 +109,16 @@ def interface(tracking_uri: str) -> Iterator[str]:
         server.wait()
 
 
-def pages(client: MlflowClient, home: str, experiment: str, runs: Sequence[str]) -> Iterator[Page]:
+def pages(
+    client: MlflowClient, home: str, experiment: str, runs: Sequence[str], study: str
+) -> Iterator[Page]:
     """What is opened, and what must be seen there: names of runs, parameters and metrics."""
     found = [client.get_run(run) for run in runs]
     names = tuple(run.info.run_name or "" for run in found)
     knobs, metrics = varying_params(found), shared_metrics(found)
     base = f"{home}/#/experiments/{experiment}"
-    only = "searchFilter=" + quote(f"attributes.run_name IN {json.dumps(names)}")
-    if len(names) == 1:
-        only = "searchFilter=" + quote(f"attributes.run_name = '{names[0]}'")
+    wanted = f"tags.study = '{study}' and tags.kind = 'trial'" if study else ""
+    only = f"searchFilter={quote(wanted)}"
     yield Page(name="runs", url=f"{base}/runs?{only}", expected=names)
     charts = f"{base}/runs?{only}&compareRunsMode=CHART"
     yield Page(name="charts", url=charts, expected=(*names, *metrics))

@@ -3,7 +3,10 @@
 import json
 import math
 import multiprocessing
-from collections.abc import Sequence
+import threading
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,8 +125,30 @@ def run_all(study: Study) -> list[TrialResult]:
     return results
 
 
+@contextmanager
+def mlflow_pages(
+    tracking_uri: str, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """MLflow's own server, in this process, on a free port of the loopback."""
+    from mlflow.server import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR, app, handlers
+    from werkzeug.serving import make_server
+
+    monkeypatch.setenv(BACKEND_STORE_URI_ENV_VAR, tracking_uri)
+    monkeypatch.setenv(ARTIFACT_ROOT_ENV_VAR, str(artifacts))
+    monkeypatch.setattr(handlers, "_tracking_store", None)
+    monkeypatch.setattr(handlers.utils, "set_tracking_uri", lambda uri: None)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+
+
 def test_table_1_is_trained_once_a_method_and_tuned_on_other_sequences(
-    base: PipelineConfig, tmp_path: Path
+    base: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = maml_study(base, (0,), TuningConfig())
     assert "5 of 5 trials on 2 trainings" in plan_text(study)
@@ -155,6 +180,19 @@ def test_table_1_is_trained_once_a_method_and_tuned_on_other_sequences(
     assert str(run.data.metrics["tuning/constant_rate"]) in fair.tuning
     kinds = [found.data.tags["kind"] for found in client.search_runs([run.info.experiment_id])]
     assert sorted(kinds) == ["train"] * 2 + ["trial"] * 5
+
+    with mlflow_pages(base.mlflow.tracking_uri, tmp_path / "files", monkeypatch) as home:
+        wanted = "tags.study = 'ablation_maml' and tags.kind = 'trial'"
+        listed = MlflowClient(home).search_runs([run.info.experiment_id], wanted)
+        address = f"{home}/ajax-api/2.0/mlflow/runs/get?run_id={fair.mlflow_run_id}"
+        with urllib.request.urlopen(address) as answer:  # what the run's page asks for
+            data = json.load(answer)["run"]["data"]
+    knobs = {(each.data.params["method"], each.data.params["phase"]) for each in listed}
+    assert len(listed) == 5 and len(knobs) == 4  # the fair baseline differs in its rate
+    assert {each.data.params["tracking_rate"] for each in listed} == {"trained", "best constant"}
+    assert all({"tracking/auc", "tracking/precision_20"} <= set(e.data.metrics) for e in listed)
+    shown = {metric["key"]: metric["value"] for metric in data["metrics"]}
+    assert shown["tracking/auc"] == pytest.approx(fair.metrics["tracking/auc"])
 
     storage = base.storage
     assert finished(storage, fair.trial_id) == fair

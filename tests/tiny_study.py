@@ -5,12 +5,12 @@ from dataclasses import replace
 from data_pipeline.sampling import SamplingConfig
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
-from eval_jobs.presets import QUICKSTART_TRAINING
 from meta_train.detectors.backbone import BackboneConfig
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.detectors.heads import HeadConfig
 from meta_train.detectors.network import NetworkConfig
 from meta_train.train_config import ScalingConfig, ValidationConfig
+from meta_train.train_presets import QUICKSTART_TRAINING
 
 SLIM = NetworkConfig(
     backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)

@@ -40,6 +40,8 @@ class Page:
     name: str
     url: str
     expected: tuple[str, ...]
+    height_px: int = 2400
+    """Of the window: charts outside it are not drawn."""
 
 
 def main() -> None:
@@ -121,7 +123,7 @@ def pages(
     only = f"searchFilter={quote(wanted)}"
     yield Page(name="runs", url=f"{base}/runs?{only}", expected=names)
     charts = f"{base}/runs?{only}&compareRunsMode=CHART"
-    yield Page(name="charts", url=charts, expected=(*names, *metrics))
+    yield Page(name="charts", url=charts, expected=(*names, *metrics), height_px=9000)
     expected = (names[0], *RUN_SHOWS, *metrics, *knobs)
     yield Page(name="run", url=f"{base}/runs/{runs[0]}", expected=expected)
     compare = compare_url(home, experiment, runs)
@@ -143,7 +145,7 @@ def shared_metrics(runs: Sequence[Any]) -> tuple[str, ...]:
 def look(browser: str, page: Page, output: Path) -> None:
     """A picture of a page; exits if its text lacks what it must hold."""
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    flags += ["--window-size=1600,2400", "--virtual-time-budget=60000"]
+    flags += [f"--window-size=1600,{page.height_px}", "--virtual-time-budget=60000"]
     picture = output / f"{page.name}.png"
     for _ in range(2):  # the first visit fills the server's caches
         command = [browser, *flags, f"--screenshot={picture}", page.url]

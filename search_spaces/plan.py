@@ -87,7 +87,7 @@ def tracking_seconds(trial: Trial) -> float:
     per_frame = dict.fromkeys(phases, cost.frame_seconds)
     if config.evaluation.tracker.update_interval_frames is not None and "online" in phases:
         per_frame["online"] = cost.updated_frame_seconds
-    seconds = sum(per_frame.values()) * sequences.report.num_frames
+    seconds = sum(per_frame.values(), 0.0) * sequences.report.num_frames
     if trial.variant.constant_rates and sequences.tuning is not None:
         tries = len(trial.variant.constant_rates) * sequences.tuning.num_frames
         seconds += tries * per_frame[phases[0]]

@@ -235,7 +235,7 @@ def test_a_real_client_gets_the_tracker_s_boxes(
         *(request("frame", path) for path in frames[1:]),
         request("quit"),
     )
-    config = TrackerConfig(min_score=0, update_interval_frames=2)
+    config = TrackerConfig(min_score=0.0, update_interval_frames=2)
     serve(expected, OnlineTracker.load(slim_checkpoint, config), rectangle)
     assert len(answers) == len(expected.answers) == 6
     for ((region, properties),), (bounds, expected_properties) in zip(

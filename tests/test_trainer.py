@@ -1,6 +1,5 @@
 """Ray Train: two workers equal one, runs resume and are found by their id."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,26 +86,6 @@ def test_what_a_finished_run_leaves(
 def test_a_finished_run_resumes_to_the_same_result(result: TrainResult, storage: Path) -> None:
     again = fit(run_config(str(storage), "two"), storage=str(storage), run_id="two")
     assert again == result
-
-
-@pytest.mark.ray
-def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one(
-    result: TrainResult, storage: Path, tmp_path: Path
-) -> None:
-    """On one worker instead of two, which divides the batch too."""
-    run = tmp_path / "runs" / "two"
-    shutil.copytree(storage / "two", run)
-    folders = [path.parent for path in run.glob("checkpoint_*/checkpoint.json")]
-    by_step = {load(folder).iteration: folder for folder in folders}
-    assert len(by_step) > 1 and max(by_step) == 6
-    (by_step[6] / "state.pt").write_bytes(b"cut short")
-    config = replace(run_config(str(run.parent), "two"), scaling=ScalingConfig(cpus_per_worker=1))
-    again = fit(config, storage=str(run.parent), run_id="two")
-    one, other = load(again.last), load(result.last)
-    assert one.iteration == other.iteration == 6
-    for mine, its in ((one.weights, other.weights), (one.rates, other.rates)):
-        for name, tensor in its.items():
-            torch.testing.assert_close(mine[name], tensor, rtol=0, atol=1e-5)
 
 
 @pytest.mark.ray

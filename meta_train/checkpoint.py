@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import reprlib
 import shutil
 import tempfile
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyarrow.fs import FileSystem
 
 from data_pipeline.steady_storage import fetch_folder, is_full
 from data_pipeline.storage import open_folder
+from data_pipeline.uris import expect_no_secret
 from meta_train.detectors.backbone import Weights
 from meta_train.kernel_rates import Rates
 from meta_train.learner import Learner
@@ -81,6 +84,19 @@ def save(checkpoint: Checkpoint, folder: Path) -> Path:
     return folder
 
 
+def mend_saves(parent: Path) -> None:
+    """Takes away what killed calls of `save` left in a folder, where none is running.
+
+    A checkpoint that one of them had set aside, and not replaced yet, is put back.
+    """
+    for left in parent.glob(".*"):
+        named = re.fullmatch(r"\.(.+)\.(partial|old)-[0-9]+", left.name)
+        if named and named[2] == "old" and not (parent / named[1]).exists():
+            left.rename(parent / named[1])
+        elif named:
+            shutil.rmtree(left)
+
+
 def _write(checkpoint: Checkpoint, folder: Path) -> None:
     """Writes the files of a checkpoint, the one that proves the others whole last."""
     folder.mkdir(parents=True)
@@ -117,10 +133,12 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
 
     Raises:
         CheckpointError: the folder is missing, cut short, changed, or of another format.
+        ValueError: the URI holds a secret.
     """
     if "://" in str(folder):
+        expect_no_secret(str(folder), "checkpoint")
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as local:
-            fetch_folder(*open_folder(str(folder)), local)
+            fetch(*open_folder(str(folder)), Path(local))
             return load(local, device)
     folder = Path(folder)
     iteration = require_whole(folder)
@@ -139,6 +157,21 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
         optimizer=state.optimizer,
         iteration=iteration,
     )
+
+
+def fetch(filesystem: FileSystem, source: str, folder: Path) -> None:
+    """Copies a checkpoint out of a storage, unchecked.
+
+    Raises:
+        CheckpointError: there is none.
+        OSError: the storage failed for longer than is waited for.
+    """
+    try:
+        fetch_folder(filesystem, source, folder)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{source}: a checkpoint expected, there is nothing. Use another one, or mend its name"
+        ) from error
 
 
 def require_whole(folder: Path) -> int:

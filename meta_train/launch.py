@@ -16,6 +16,7 @@ import torch
 import tyro
 
 from data_pipeline.ray_session import default_address, ray_session
+from data_pipeline.uris import expect_no_secret
 from eval_jobs.pipeline import Outcome, PipelineConfig, run
 from eval_jobs.presets import PRESETS
 from eval_jobs.report import table_rows, text_table
@@ -44,6 +45,9 @@ class LaunchConfig:
     address: str = field(default_factory=default_address)
     """Ray cluster: ``local`` starts one here, ``auto`` finds the one that this machine is in.
     RAY_ADDRESS where that is set."""
+
+    def __post_init__(self) -> None:
+        expect_no_secret(self.init_from or "", "init_from")
 
 
 def main() -> None:

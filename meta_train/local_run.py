@@ -2,8 +2,8 @@
 
 A run is a folder: ``config.json``, ``curves.jsonl`` (a line for each point of the curves),
 ``step-NNNNNNNN`` (the newest checkpoints) and ``best`` (lowest held-out query loss after
-adaptation). Each slice starts from the newest checkpoint and leaves one, so that the slices end in
-the bits of one run without a stop.
+adaptation). Each slice starts from the newest whole checkpoint and leaves one, so that the slices
+end in the bits of one run without a stop.
 """
 
 import json
@@ -13,9 +13,14 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from pyarrow.fs import LocalFileSystem
 
+from data_pipeline.storage import atomic_output, remove_partials
+from meta_train.checkpoint import load, mend_saves, save
+from meta_train.run_checkpoints import StoredCheckpoint, newest_whole
 from meta_train.train_config import TrainConfig, from_json, resolved, to_json
 from meta_train.worker import Metrics, Rim, train
 
@@ -23,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _CONFIG, _CURVES, _BEST = "config.json", "curves.jsonl", "best"
 _NUM_KEPT = 2
+_DISK = LocalFileSystem()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +78,11 @@ def run_slice(config: TrainConfig, slice_config: SliceConfig) -> SliceResult:
     """
     folder = slice_config.folder
     config = _claim(resolved(config), folder)
-    newest = _checkpoints(folder)
-    resume = newest[-1] if newest else None
+    resume = _resume_from(folder)
     done = _iteration(resume) if resume else 0
-    _forget_after(folder / _CURVES, done)
+    _forget_after(folder, done)
+    if resume:  # a slice that was killed may have saved it and not come to this
+        _keep_best(folder, resume, config.inner_loop.num_steps)
     deadline = time.monotonic() + 60 * slice_config.minutes
     last = slice_config.until_step or config.outer_loop.num_iterations
 
@@ -85,7 +92,7 @@ def run_slice(config: TrainConfig, slice_config: SliceConfig) -> SliceResult:
 
     def report(metrics: Metrics, checkpoint: Path | None) -> None:
         if checkpoint is not None:
-            _keep_best(folder, checkpoint, metrics, config.inner_loop.num_steps)
+            _keep_best(folder, checkpoint, config.inner_loop.num_steps)
             for old in _checkpoints(folder)[:-_NUM_KEPT]:
                 shutil.rmtree(old)
 
@@ -112,8 +119,7 @@ def _claim(config: TrainConfig, folder: Path) -> TrainConfig:
     """Writes a new run's config, or checks that it is that of the run which is there."""
     path = folder / _CONFIG
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_json(config))
+        _rewrite(path, to_json(config))
     elif from_json(path.read_text()) != config:
         raise ValueError(
             f"{path}: the run in this folder has other settings than those given. Give the same "
@@ -122,8 +128,21 @@ def _claim(config: TrainConfig, folder: Path) -> TrainConfig:
     return config
 
 
+def _resume_from(folder: Path) -> Path | None:
+    """The newest whole checkpoint; newer ones, which are not whole, are set aside."""
+    mend_saves(folder)
+    remove_partials(_DISK, str(folder.absolute()))
+    stored = [StoredCheckpoint(_DISK, str(path)) for path in reversed(_checkpoints(folder))]
+    found = newest_whole(stored, folder)
+    for damaged in stored[: stored.index(found[0]) if found else None]:
+        aside = folder / f"damaged-{Path(damaged.path).name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        Path(damaged.path).rename(aside)
+    return found[1] if found else None
+
+
 def _checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
+    """The checkpoints of a run, oldest first."""
     return sorted(folder.glob("step-*"))
 
 
@@ -131,24 +150,30 @@ def _iteration(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _forget_after(curves: Path, iteration: int) -> None:
+def _points(folder: Path) -> list[dict[str, Any]]:
+    """The points of the curves; of a line that a kill cut short, nothing."""
+    curves = folder / _CURVES
+    lines = curves.read_text().splitlines(keepends=True) if curves.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _forget_after(folder: Path, iteration: int) -> None:
     """Takes away the points beyond a checkpoint: a killed slice left them, and they come again."""
-    if curves.exists():
-        lines = curves.read_text().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["iteration"] <= iteration]
-        curves.write_text("".join(kept))
+    kept = [point for point in _points(folder) if point["iteration"] <= iteration]
+    _rewrite(folder / _CURVES, "".join(json.dumps(point) + "\n" for point in kept))
 
 
-def _keep_best(folder: Path, checkpoint: Path, metrics: Metrics, num_steps: int) -> None:
-    """Copies a validated checkpoint if none before was better."""
-    loss = metrics.get(f"val/query_loss_{num_steps}", math.nan)
-    best, note = folder / _BEST, "query_loss.txt"
-    so_far = float((best / note).read_text()) if best.exists() else math.inf
-    if loss < so_far:  # never where it is not a number, or there is none
-        partial = folder / f".{_BEST}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(checkpoint, partial)
-        (partial / note).write_text(repr(loss))
-        shutil.rmtree(best, ignore_errors=True)
-        partial.rename(best)
+def _rewrite(path: Path, text: str) -> None:
+    """Writes a file that appears whole."""
+    with atomic_output(_DISK, str(path.absolute())) as stream:
+        stream.write(text.encode())
+
+
+def _keep_best(folder: Path, checkpoint: Path, num_steps: int) -> None:
+    """Copies a checkpoint to `best` if no point of the curves has a lower held-out loss."""
+    name = f"val/query_loss_{num_steps}"
+    losses = {p["iteration"]: p[name] for p in _points(folder) if name in p}
+    finite = [iteration for iteration, loss in losses.items() if math.isfinite(loss)]
+    best = min(finite, key=lambda iteration: losses[iteration], default=None)
+    if best == _iteration(checkpoint):
+        save(load(checkpoint), folder / _BEST)

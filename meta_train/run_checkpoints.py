@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pyarrow.fs
 
-from data_pipeline.steady_storage import fetch_folder, is_full, put_folder
-from meta_train.checkpoint import CheckpointError, full_disk, require_whole
+from data_pipeline.steady_storage import is_full, put_folder
+from meta_train.checkpoint import CheckpointError, fetch, full_disk, require_whole
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +56,7 @@ def download(source: StoredCheckpoint, scratch: Path) -> Path:
     if not isinstance(source.filesystem, pyarrow.fs.LocalFileSystem):
         folder = scratch / folder.name
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            fetch_folder(source.filesystem, source.path, folder)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{source.path}: not found; use another checkpoint") from error
+        fetch(source.filesystem, source.path, folder)
     require_whole(folder)
     return folder
 

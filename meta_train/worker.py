@@ -119,7 +119,7 @@ def train(
     source = rim.batches(stream, lanes, state.iteration)
     drawn: Counter[PairOrigin] = Counter()  # rank 0's lanes stand for all: they are drawn alike
     meter = Meter(outer.batch_pairs, rim.device)
-    num_heeded = 0
+    notices = _Notices(is_late=_is_late(rim.device))
     left_out = torch.zeros((), device=rim.device)  # pairs, since the last point of the curves
     try:
         while state.iteration < outer.num_iterations:
@@ -148,19 +148,57 @@ def train(
             if epoch_ends and _validates(config, state.iteration):
                 metrics = _validate(config, state, held_out, rim)
                 meter.restart()
-            # On the CPU every step, on a device with the curves: it waits for nothing else.
-            reads = is_logged or rim.device.type == "cpu"
-            is_warned = reads and int(num_notices) > num_heeded
+            is_warned = notices.are_new(num_notices)
             stops = rim.stops(state.iteration)
             saves = stops or epoch_ends or is_warned
             if saves or state.iteration % config.checkpoint_every == 0:
                 _report(config, state, rim, metrics)
-                num_heeded = int(num_notices)
+                notices.heed()
             if stops:
                 break
     finally:
         source.close()
     return state.learner
+
+
+def _is_late(device: torch.device) -> bool:
+    """Whether the host runs ahead of a device, and would have to wait for a step's numbers."""
+    return device.type == "cuda"
+
+
+class _Notices:
+    """All workers' notices. Where the device is late, each step's are read after the next one."""
+
+    def __init__(self, *, is_late: bool) -> None:
+        self._is_late = is_late
+        self._known = self._heeded = 0
+        self._before: Callable[[], int] = lambda: 0
+
+    def are_new(self, total: Tensor) -> bool:
+        """Takes the number after a step; whether more are known than were heeded."""
+        this = _arriving(total)
+        self._known = (self._before if self._is_late else this)()
+        self._before = this
+        return self._known > self._heeded
+
+    def heed(self) -> None:
+        """Those that are known have been acted on."""
+        self._heeded = self._known
+
+
+def _arriving(number: Tensor) -> Callable[[], int]:
+    """Starts to copy a number off its device; the call waits for that, and for nothing later."""
+    if number.device.type != "cuda":
+        return lambda: int(number)
+    host = number.to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+
+    def read() -> int:
+        arrived.synchronize()
+        return int(host)
+
+    return read
 
 
 def _setup(config: TrainConfig, iteration: int) -> OuterStep:

@@ -147,6 +147,14 @@ def test_no_checkpoint_there(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(CheckpointError, match=r"checkpoint\.json: not found; expected"):
             load(folder)
+    with pytest.raises(CheckpointError, match=r"nowhere: a checkpoint expected, there is nothing"):
+        load(f"file://{tmp_path}/nowhere")
+
+
+def test_a_uri_is_fetched_unless_it_holds_a_secret(saved: Path) -> None:
+    assert load(f"file://{saved}").iteration == 7
+    with pytest.raises(ValueError, match=r"checkpoint: a URI without credentials"):
+        load("s3://bucket/best?secret_key=x")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "7", '{"format_version": 1'])

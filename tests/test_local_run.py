@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from meta_train import local_run
 from meta_train.checkpoint import load
 from meta_train.local_run import SliceConfig, run_slice
 from meta_train.train_config import TrainConfig
@@ -104,6 +105,34 @@ def test_a_slice_that_was_killed_leaves_no_point_twice(
     assert [iteration for iteration, _ in losses] == [1, 2, 3] and losses[2][1] != 9.0
     assert run_slice(tiny_config, SliceConfig(folder=tmp_path, until_step=3)) == again
     assert len(list(tmp_path.glob("step-*"))) == 2
+
+
+def test_what_a_kill_or_a_bad_disk_leaves_is_mended(
+    tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, newest = tmp_path / "best", tmp_path / "step-00000003"
+
+    def killed(folder: Path, checkpoint: Path, num_steps: int) -> None:
+        if checkpoint == newest:
+            raise KeyboardInterrupt
+
+    torch.set_num_threads(1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(local_run, "_keep_best", killed)  # saved and validated, not reported
+        run_slice(tiny_config, SliceConfig(folder=tmp_path, until_step=3))
+    assert newest.exists() and not best.exists()
+    assert run_slice(tiny_config, SliceConfig(folder=tmp_path, until_step=3)).best == best
+    assert load(best).iteration == 3
+    best.rename(tmp_path / ".best.old-99")  # killed while it was replaced
+    (tmp_path / ".best.partial-99").mkdir()
+    (newest / "state.pt").write_bytes(b"")
+    before = run_slice(tiny_config, SliceConfig(folder=tmp_path, until_step=2))
+    assert before.iteration == 2 and before.best == best and load(best).iteration == 3
+    again = run_slice(tiny_config, SliceConfig(folder=tmp_path, until_step=3))
+    assert again.iteration == 3 and load(again.checkpoint).iteration == 3
+    assert [p["iteration"] for p in points(tmp_path) if "train/epoch" in p] == [1, 2, 3]
+    names = {"best", "config.json", "curves.jsonl", "damaged-step-00000003"}
+    assert {p.name for p in tmp_path.iterdir()} == names | {"step-00000002", "step-00000003"}
 
 
 def test_another_config_is_refused(tiny_config: TrainConfig, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from data_pipeline.preprocess import PreprocessConfig, SourceConfig
 from eval_jobs.pipeline import PipelineConfig
+from meta_train.launch import LaunchConfig
 from meta_train.run_log import MlflowConfig, RunLog
 from meta_train.train_config import TrainConfig
 
@@ -85,6 +86,7 @@ CONFIGS: dict[str, Callable[[str], object]] = {
     "output": lambda uri: PreprocessConfig(
         output=uri, sources=(SourceConfig(reader="coco", folder=Path("x")),)
     ),
+    "init_from": lambda uri: LaunchConfig(pipeline=PipelineConfig(), init_from=uri),
 }
 
 

@@ -142,11 +142,22 @@ def test_a_resumed_run_ends_with_the_same_bits(whole: Run, go: Callable[..., Run
                 assert value == whole.recorder.points[at][name], name
 
 
+@pytest.mark.parametrize(
+    ("is_late", "given"), [(False, (0, 0, 0, 0, 1, 1)), (True, (0, 0, 0, 1, 1, 1))]
+)
 def test_a_notice_saves_a_checkpoint_at_once_and_changes_nothing_else(
-    whole: Run, tiny_config: TrainConfig, tmp_path: Path
+    whole: Run,
+    tiny_config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_late: bool,
+    given: tuple[int, ...],
 ) -> None:
-    recorder, notices = Recorder(tmp_path), iter((0, 0, 0, 0, 1, 1))
-    train(tiny_config, replace(recorder.rim(), notices=lambda: next(notices)))
+    """At once is one step later where the device is behind the host; the curves do not matter."""
+    monkeypatch.setattr(worker, "_is_late", lambda device: is_late)
+    recorder, notices = Recorder(tmp_path), iter(given)
+    config = replace(tiny_config, log_every=20)
+    train(config, replace(recorder.rim(), notices=lambda: next(notices)))
     assert recorder.checkpoints() == [f"step-{n:08d}" for n in (2, 3, 4, 5, 6)]
     one, other = (load(folder / "step-00000006") for folder in (tmp_path, whole.recorder.folder))
     assert_same(one.weights, other.weights)

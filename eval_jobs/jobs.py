@@ -19,6 +19,7 @@ from eval_jobs.scores import TrackerScore, score_tracker
 from eval_jobs.sequence_job import SequenceJob, run_job, sequence_metrics
 from eval_jobs.tracker_specs import OnlineSpec, TrackerSpec
 from meta_train.run_log import RunLog
+from meta_train.run_relay import RunRoute, route_to
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def evaluate_all(
                     store=store,
                     benchmarks=(benchmark,),
                     track=track,
-                    run=None if run_log is None else run_log.handle,
+                    run=None if run_log is None else RunRoute(handle=run_log.handle),
                     num_threads=num_cpus_per_task,
                 )
                 for track in selection.tracks
@@ -293,7 +294,8 @@ def _run_missing(
             # would otherwise have to hold the tasks, and has no CPU.
             scheduling_strategy="SPREAD",
         )(run_job)
-        failures = _gather({task.remote(job): job for job in missing})
+        run = None if run_log is None else route_to(run_log.handle)
+        failures = _gather({task.remote(replace(job, run=run)): job for job in missing})
     if failures:
         lines = [f"- {job.title}: {type(cause).__name__}: {cause}" for job, cause in failures]
         raise IncompleteResultsError(

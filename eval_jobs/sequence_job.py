@@ -12,7 +12,8 @@ from eval_jobs.protocols import ResetConfig, Trajectory, one_pass, supervised
 from eval_jobs.results import ResultStore, file_name
 from eval_jobs.scores import score_sequence
 from eval_jobs.tracker_specs import TrackerSpec
-from meta_train.run_log import RunHandle, RunLog
+from meta_train.run_log import RunLog
+from meta_train.run_relay import RelayedLog, RunRoute, attach
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +35,7 @@ class SequenceJob:
     track: Track
     """The sequence."""
 
-    run: RunHandle | None
+    run: RunRoute | None
     """Where the score is logged."""
 
     num_threads: int
@@ -89,6 +90,6 @@ def sequence_metrics(job: SequenceJob, trajectory: Trajectory) -> dict[str, floa
 
 
 @lru_cache(maxsize=1)
-def _attached(handle: RunHandle) -> RunLog:
+def _attached(route: RunRoute) -> RunLog | RelayedLog:
     """The run, opened once per worker process."""
-    return RunLog.attach(handle)
+    return attach(route)

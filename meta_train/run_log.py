@@ -1,8 +1,8 @@
 """What a run leaves in MLflow: parameters, curves, tables and pictures.
 
 The driver calls `RunLog.start` before anything fans out, since processes that create a database at
-once break it; workers and evaluation tasks call `RunLog.attach` with its handle. Run ids are always
-explicit, so a restart continues the same run.
+once break it; workers and evaluation tasks call `RunLog.attach` with its handle, or `run_relay`'s
+where they do not reach MLflow. Run ids are always explicit, so a restart continues the same run.
 
 Trouble with MLflow never stops training. What cannot be delivered waits, in memory and on disk, and
 goes out with a later call. Before anything is sent again the stored history is read, so that a step
@@ -29,7 +29,7 @@ from numpy import ndarray
 
 from data_pipeline.uris import expect_no_secret
 from meta_train import run_store
-from meta_train.undelivered import Point, UndeliveredFolder, is_metric_name
+from meta_train.undelivered import Point, UndeliveredFolder, expect_metric_names
 
 RETRY_SECONDS = 30.0
 """How long MLflow is left alone after it failed."""
@@ -217,9 +217,7 @@ class RunLog:
             ValueError: a name that MLflow does not take.
         """
         time_ms = int(time.time() * 1000)
-        for name in values:
-            if not is_metric_name(name):
-                raise ValueError(f"a metric's name has letters, digits and _-.:/, got {name!r}")
+        expect_metric_names(values)
         new = {
             (name, step): Point(name, float(value), time_ms, step)
             for name, value in values.items()

@@ -32,7 +32,8 @@ from meta_train.own_cluster import own_cluster
 from meta_train.placement import require_room, require_spare_cpu
 from meta_train.progress import Progress
 from meta_train.run_checkpoints import StoredCheckpoint, copy_whole, download, newest_whole, upload
-from meta_train.run_log import RunHandle, RunLog
+from meta_train.run_log import RunHandle
+from meta_train.run_relay import attach, route_to
 from meta_train.train_config import TrainConfig, from_json, resolved, to_json
 from meta_train.trained_runs import TrainResult as TrainResult
 from meta_train.trained_runs import keep_result
@@ -160,7 +161,7 @@ def fit(
         _run_worker,
         train_loop_config={
             "config": to_json(config),
-            "run_log": run_log,
+            "run": route_to(run_log) if run_log else None,
             "init_from": init_from,
             "judge": judge,
             "storage": storage,
@@ -225,7 +226,7 @@ def _run_worker(arguments: dict[str, Any]) -> str | None:
     config = from_json(arguments["config"])
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    run_log = RunLog.attach(arguments["run_log"]) if rank == 0 and arguments["run_log"] else None
+    run_log = attach(arguments["run"]) if rank == 0 and arguments["run"] else None
     progress = Progress(
         arguments["title"],
         config.outer_loop.num_iterations,

@@ -18,6 +18,13 @@ def is_metric_name(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[\w\-. :/]{1,250}", name) is not None
 
 
+def expect_metric_names(names: Iterable[str]) -> None:
+    """Raises `ValueError` if MLflow does not take one of them as the name of a metric."""
+    for name in names:
+        if not is_metric_name(name):
+            raise ValueError(f"a metric's name has letters, digits and _-.:/, got {name!r}")
+
+
 class Point(NamedTuple):
     """One value of one metric."""
 

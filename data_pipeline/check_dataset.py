@@ -16,6 +16,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_pipeline import boxes as box_ops
+from data_pipeline.clear_errors import clear_errors
 from data_pipeline.dataset_checks import (
     Decoded,
     Finding,
@@ -265,6 +266,7 @@ def _overall_findings(folder: Path, report: SplitReport, names: Counter[str]) ->
         )
 
 
+@clear_errors(ValueError)
 def main(
     folder: Path,
     reader: str | None = None,

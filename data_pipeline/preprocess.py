@@ -14,6 +14,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.clear_errors import clear_errors
 from data_pipeline.contact_sheet import write_contact_sheet
 from data_pipeline.crop_tracks import (
     CropConfig,
@@ -46,7 +47,7 @@ from data_pipeline.shards import (
     read_notes,
     write_manifest,
 )
-from data_pipeline.steady_storage import StorageError, answered
+from data_pipeline.steady_storage import answered
 from data_pipeline.storage import (
     atomic_output,
     exists,
@@ -54,7 +55,6 @@ from data_pipeline.storage import (
     remove_partials,
     run_token,
 )
-from data_pipeline.tracks import DatasetError
 
 __all__ = [
     "CropConfig",
@@ -278,6 +278,7 @@ def describe(report: PreprocessReport) -> str:
     return "\n".join(lines)
 
 
+@clear_errors(ValueError)
 def main(
     sources: tuple[str, ...],
     output: str,
@@ -306,10 +307,7 @@ def main(
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with ray_session(address or default_address()):
-        try:
-            report = preprocess(config)
-        except (DatasetError, ShardError, StorageError) as error:
-            raise SystemExit(f"error: {error}") from error
+        report = preprocess(config)
     print(describe(report))
 
 

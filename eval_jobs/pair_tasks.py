@@ -17,6 +17,7 @@ from typing import Literal
 import tyro
 from rich.progress import Progress
 
+from data_pipeline.clear_errors import clear_errors
 from data_pipeline.manifest import read_manifest
 from data_pipeline.pair_tasks import PairTasksConfig
 from eval_jobs.constant_rates import CONSTANT_RATES
@@ -26,6 +27,7 @@ from eval_jobs.report import csv_table, text_table
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
 
 
+@clear_errors(ValueError)
 def main(
     checkpoints: tuple[str, ...],
     shards: str,

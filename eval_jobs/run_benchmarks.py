@@ -14,6 +14,7 @@ from typing import Literal
 
 import tyro
 
+from data_pipeline.clear_errors import clear_errors
 from data_pipeline.ray_session import default_address, ray_session
 from eval_jobs.benchmarks import find_benchmark, select
 from eval_jobs.jobs import evaluate_all
@@ -26,6 +27,7 @@ from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, 
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
 
 
+@clear_errors(ValueError)
 def main(
     folder: tuple[Path, ...],
     checkpoints: tuple[str, ...] = (),

@@ -15,6 +15,7 @@ from typing import Literal
 
 import tyro
 
+from data_pipeline.clear_errors import clear_errors
 from eval_jobs.benchmarks import Benchmark, Selection, find_benchmark, select, sequence_name
 from eval_jobs.failure_strips import StripConfig, strip_figure, write_png
 from eval_jobs.protocols import Trajectory
@@ -23,6 +24,7 @@ from eval_jobs.scores import score_tracker, worst_first
 from meta_train.run_log import MlflowConfig, RunLog
 
 
+@clear_errors(ValueError)
 def main(
     folder: Path,
     trackers: tuple[Path, ...],
@@ -47,13 +49,10 @@ def main(
         max_frames: of results over the first so many frames of each sequence.
         mlflow: where they are logged.
     """
-    try:
-        row = _one_pass(benchmark)
-        selection = select(row, folder.absolute(), partial=partial, max_frames=max_frames)
-        stores = [find_store(each, max_frames) for each in trackers]
-        results = [_read(store, selection) for store in stores]
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    row = _one_pass(benchmark)
+    selection = select(row, folder.absolute(), partial=partial, max_frames=max_frames)
+    stores = [find_store(each, max_frames) for each in trackers]
+    results = [_read(store, selection) for store in stores]
     run_log = RunLog.start(
         mlflow,
         run_name=f"failures of {stores[0].tracker}",

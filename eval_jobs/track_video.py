@@ -12,12 +12,14 @@ from pathlib import Path
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from data_pipeline.clear_errors import clear_errors
 from eval_jobs.frame_sources import FrameSource, open_source
 from eval_jobs.live_run import live_run, stop_on_signals
 from eval_jobs.recording import RecordingConfig, recording
-from eval_jobs.tracker import OnlineTracker, TrackerConfig, TrackingError
+from eval_jobs.tracker import OnlineTracker, TrackerConfig
 
 
+@clear_errors(ValueError, OSError)
 def main(
     source: str,
     box: tuple[float, float, float, float],
@@ -40,12 +42,9 @@ def main(
         fps: of the output; the source's own where not given.
         device: cpu or cuda.
     """
-    try:
-        config = RecordingConfig(video=output, table=csv, fps=fps)
-        opened = open_source(source)
-        _track(OnlineTracker.load(checkpoint, tracker, device=device), opened, box, config)
-    except (ValueError, OSError, TrackingError) as error:
-        raise SystemExit(f"error: {error}") from error
+    config = RecordingConfig(video=output, table=csv, fps=fps)
+    opened = open_source(source)
+    _track(OnlineTracker.load(checkpoint, tracker, device=device), opened, box, config)
 
 
 def _track(

@@ -12,13 +12,15 @@ import os
 
 import tyro
 
-from eval_jobs.tracker import OnlineTracker, TrackerConfig, TrackingError
-from eval_jobs.trax_session import TraxError, open_server, serve
+from data_pipeline.clear_errors import clear_errors
+from eval_jobs.tracker import OnlineTracker, TrackerConfig
+from eval_jobs.trax_session import open_server, serve
 
 CHECKPOINT_VARIABLE = "TRACKING_MAML_CHECKPOINT"
 """Names the checkpoint's folder where the command line does not."""
 
 
+@clear_errors(ValueError, OSError)
 def main(
     checkpoint: str | None = None,
     tracker: TrackerConfig = TrackerConfig(),  # noqa: B008
@@ -32,12 +34,9 @@ def main(
         tracker: constants of Algorithm 1, such as --tracker.update-interval-frames.
         device: cpu or cuda.
     """
-    try:
-        online = OnlineTracker.load(_checkpoint(checkpoint), tracker, device=device)
-        with open_server() as (server, make_rectangle):
-            serve(server, online, make_rectangle)
-    except (ValueError, OSError, TrackingError, TraxError) as error:
-        raise SystemExit(f"error: {error}") from error
+    online = OnlineTracker.load(_checkpoint(checkpoint), tracker, device=device)
+    with open_server() as (server, make_rectangle):
+        serve(server, online, make_rectangle)
 
 
 def _checkpoint(given: str | None) -> str:

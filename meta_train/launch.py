@@ -15,6 +15,7 @@ from typing import Annotated
 import torch
 import tyro
 
+from data_pipeline.clear_errors import clear_errors
 from data_pipeline.ray_session import default_address, ray_session
 from data_pipeline.uris import expect_no_secret
 from eval_jobs.pipeline import Outcome, PipelineConfig, run
@@ -50,6 +51,7 @@ class LaunchConfig:
         expect_no_secret(self.init_from or "", "init_from")
 
 
+@clear_errors(ValueError)
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     preset, config = _parse(sys.argv[1:])

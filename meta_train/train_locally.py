@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from data_pipeline.clear_errors import clear_errors
 from meta_train.local_run import SliceConfig, run_slice
 from meta_train.train_config import TrainConfig
 from meta_train.train_presets import TRAININGS
@@ -27,6 +28,7 @@ class LocalConfig:
     """The run."""
 
 
+@clear_errors(ValueError)
 def main() -> None:
     """Parses the command line, trains, and says how far the run is."""
     choices = {

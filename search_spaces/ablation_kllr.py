@@ -11,11 +11,13 @@ where it was stopped, and runs no finished trial again.
 
 import tyro
 
+from data_pipeline.clear_errors import clear_errors
 from search_spaces.kernel_rates_cells import kernel_rates_study
 from search_spaces.study_options import StudyOptions
 from search_spaces.study_script import plan_or_run
 
 
+@clear_errors()
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(StudyOptions, description=__doc__)

@@ -12,6 +12,7 @@ others. The same command goes on where it was stopped, and runs no finished tria
 
 import tyro
 
+from data_pipeline.clear_errors import clear_errors
 from search_spaces.maml_cells import maml_study
 from search_spaces.study_options import StudyOptions
 from search_spaces.study_script import plan_or_run
@@ -20,6 +21,7 @@ DEFAULTS = StudyOptions(seeds=(0, 1, 2), short_pairs=800)
 """Three seeds, and enough pairs for meta-training to show."""
 
 
+@clear_errors()
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(StudyOptions, default=DEFAULTS, description=__doc__)

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import tyro
 
+from data_pipeline.clear_errors import clear_errors
 from search_spaces.online_update_cells import online_update_study
 from search_spaces.study_options import StudyOptions
 from search_spaces.study_script import plan_or_run
@@ -31,6 +32,7 @@ class OnlineUpdateOptions:
     """Folder of a trained detector; empty: train one, or find it."""
 
 
+@clear_errors()
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(OnlineUpdateOptions, description=__doc__)

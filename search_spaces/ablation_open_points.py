@@ -15,6 +15,7 @@ from typing import Annotated, get_args
 
 import tyro
 
+from data_pipeline.clear_errors import clear_errors
 from eval_jobs.pipeline import PipelineConfig
 from search_spaces.open_points import Point, open_points_study
 from search_spaces.study import Study
@@ -36,6 +37,7 @@ class OpenPointsOptions:
     """Also compare by the tasks that show a look-alike; the shards must hold such (COCO's do)."""
 
 
+@clear_errors()
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(OpenPointsOptions, description=__doc__)

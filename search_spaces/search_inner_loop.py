@@ -16,6 +16,7 @@ from typing import Annotated, get_args
 
 import tyro
 
+from data_pipeline.clear_errors import clear_errors
 from eval_jobs.pipeline import PipelineConfig
 from search_spaces.inner_loop_space import (
     NUM_RUNGS,
@@ -52,6 +53,7 @@ class InnerLoopOptions:
     """Choices that are reported on, beside the starting point."""
 
 
+@clear_errors()
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(InnerLoopOptions, description=__doc__)

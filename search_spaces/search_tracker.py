@@ -19,6 +19,7 @@ from typing import Annotated, get_args
 
 import tyro
 
+from data_pipeline.clear_errors import clear_errors
 from eval_jobs.pipeline import PipelineConfig
 from search_spaces.search import Search
 from search_spaces.study_options import StudyOptions
@@ -46,6 +47,7 @@ class TrackerSearchOptions:
     """Choices that are reported on, beside the starting point."""
 
 
+@clear_errors()
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(TrackerSearchOptions, description=__doc__)

@@ -1,10 +1,10 @@
 """What every study's script does once it has its study or search: plan, run, print."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
+from data_pipeline.clear_errors import clear_errors
 from data_pipeline.ray_session import ray_session
 from eval_jobs.pipeline import PipelineConfig
 from search_spaces.plan import plan_texts
@@ -29,7 +29,7 @@ def plan_or_run(study_of: Callable[[PipelineConfig], Study], options: StudyOptio
         SystemExit: a choice, the data or a benchmark will not do; nothing was started.
     """
     log_to_terminal()
-    with _clear_errors():
+    with clear_errors(ValueError):
         studies = [study_of(base_config(each)) for each in each_benchmark(options)]
         for text in plan_texts(studies):
             print(text, flush=True)
@@ -61,7 +61,7 @@ def plan_or_search(
         SystemExit: the space, a choice, the data or a benchmark will not do; nothing was started.
     """
     log_to_terminal()
-    with _clear_errors():
+    with clear_errors(ValueError):
         search = search_of(base_config(options))
         print(search_plan(search, kind, trained=trained), flush=True)
     if options.plan:
@@ -73,15 +73,6 @@ def plan_or_search(
         f"compare in MLflow (mlflow ui)   tried: {result.compare_url}\n"
         f"                                finalists: {result.finals_url}"
     )
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """What is wrong with the command is said without a traceback."""
-    try:
-        yield
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 def log_to_terminal() -> None:

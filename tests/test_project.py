@@ -131,6 +131,9 @@ def test_a_module_keeps_the_house_rules(path: Path) -> None:
             assert script or node.func.id != "print", f"{line}: log, outside a script"
         if isinstance(node, ast.ImportFrom):
             assert node.module != "__future__", f"{line}: breaks the run-time shape checks"
+        if isinstance(node, ast.FunctionDef) and node.name == "main":
+            ends = [ast.unparse(each).partition("(")[0] for each in node.decorator_list]
+            assert "clear_errors" in ends, f"{line}: users mend errors by their messages"
 
 
 def test_scripts_explain_themselves() -> None:

@@ -6,7 +6,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from data_pipeline.shards import TrackChunk, decode, read_chunks, read_index
-from data_pipeline.storage import atomic_output, open_folder
+from data_pipeline.steady_storage import write_file
 
 CONTACT_SHEET_FILE = "contact_sheet.jpg"
 
@@ -29,9 +29,8 @@ def write_contact_sheet(folder: str, num_rows: int = 24) -> None:
     if len(strips) % 2:
         strips.append(np.zeros_like(strips[0]))
     sheet = np.vstack([np.hstack(strips[i : i + 2]) for i in range(0, len(strips), 2)])
-    filesystem, path = open_folder(folder)
-    with atomic_output(filesystem, f"{path}/{CONTACT_SHEET_FILE}") as stream:
-        stream.write(cv2.imencode(".jpg", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
+    jpeg = cv2.imencode(".jpg", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
+    write_file(folder, CONTACT_SHEET_FILE, jpeg.tobytes())
 
 
 def _strip(chunk: TrackChunk) -> UInt8[ndarray, "263 width 3"]:

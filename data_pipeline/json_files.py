@@ -3,24 +3,26 @@
 import json
 from typing import Any
 
-from pyarrow import fs
+from data_pipeline.steady_storage import read_file
 
 
 class StoredFileError(ValueError):
     """A file that a run or a preprocessing left is damaged; the message names it."""
 
 
-def read_object(filesystem: fs.FileSystem, path: str) -> dict[str, Any] | None:
-    """The JSON object in a file; None where there is no file.
+def read_object(folder: str, name: str) -> dict[str, Any] | None:
+    """The JSON object in a file of a folder, a path or URI; None where there is no file.
 
     Raises:
         StoredFileError: the file holds something else.
+        StorageError: the storage does not answer, again and again.
     """
-    try:
-        with filesystem.open_input_stream(path) as stream:
-            content = json.loads(stream.read())
-    except FileNotFoundError:
+    text = read_file(folder, name)
+    if text is None:
         return None
+    path = f"{folder}/{name}"
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise StoredFileError(
             f"{path}: a JSON object expected, it does not parse ({error}). The file is damaged: "

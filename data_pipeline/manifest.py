@@ -4,8 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
-from data_pipeline.steady_storage import answered
-from data_pipeline.storage import atomic_output, open_folder
+from data_pipeline.steady_storage import read_file, write_file
 
 SCHEMA_VERSION = 2
 """Rises whenever the columns or their meaning change."""
@@ -73,16 +72,17 @@ def read_manifest(folder: str) -> Manifest:
         ShardError: there is no manifest, or one of another schema version.
         StorageError: storage does not give it, again and again.
     """
-    try:
-        content = json.loads(answered(lambda: _read(folder), f"{folder}/{MANIFEST_FILE}"))
-        version = content["schema_version"]
-        counts = content["counts"]
-    except FileNotFoundError as error:
+    text = read_file(folder, MANIFEST_FILE)
+    if text is None:
         raise ShardError(
             f"{folder}/{MANIFEST_FILE}: the manifest of complete shards expected, there is none. "
             "Either the path is wrong or the preprocessing has not ended: run "
             "data_pipeline/preprocess.py with this output folder (again); it goes on where it was."
-        ) from error
+        )
+    try:
+        content = json.loads(text)
+        version = content["schema_version"]
+        counts = content["counts"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ShardError(
             f"{folder}/{MANIFEST_FILE}: a manifest expected, it does not parse "
@@ -99,24 +99,17 @@ def read_manifest(folder: str) -> Manifest:
         ) from error
 
 
-def _read(folder: str) -> bytes:
-    filesystem, path = open_folder(folder)
-    with filesystem.open_input_stream(f"{path}/{MANIFEST_FILE}") as stream:
-        return bytes(stream.read())
-
-
 def write_manifest(folder: str, manifest: Manifest) -> None:
     """Ends the writing of a folder of shards."""
-    filesystem, path = open_folder(folder)
-    with atomic_output(filesystem, f"{path}/{MANIFEST_FILE}") as stream:
-        stream.write((json.dumps(dataclasses.asdict(manifest), indent=2) + "\n").encode())
+    text = json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"
+    write_file(folder, MANIFEST_FILE, text.encode())
 
 
 def expect_version(path: str, version: object) -> None:
     """Raises `ShardError` unless a file was written with a schema that can be read."""
     if str(version) not in map(str, READABLE_VERSIONS):
         raise ShardError(
-            f"{path}: schema version {SCHEMA_VERSION} expected, got {version}. The shards were "
-            "written by another version of this project: run data_pipeline/preprocess.py again "
-            "into a new folder."
+            f"{path}: schema version {' or '.join(map(str, READABLE_VERSIONS))} expected, got "
+            f"{version}. The shards were written by another version of this project: run "
+            "data_pipeline/preprocess.py again into a new folder."
         )

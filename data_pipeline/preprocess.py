@@ -47,7 +47,7 @@ from data_pipeline.shards import (
     read_notes,
     write_manifest,
 )
-from data_pipeline.steady_storage import answered
+from data_pipeline.steady_storage import answered, open_steady, write_file
 from data_pipeline.storage import (
     atomic_output,
     exists,
@@ -101,7 +101,7 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
         StorageError: the output folder's storage does not answer.
     """
     start = time.perf_counter()
-    filesystem, path = open_folder(config.output)
+    filesystem, path = open_steady(config.output)
     images_written = 0
     with closing(make_plans(config)) as plans:
         shards = plans.shards
@@ -126,12 +126,10 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
 
 def _claim_folder(config: PreprocessConfig, fingerprint: str) -> None:
     """Notes in the output folder whose shards it holds; another plan's folder is an error."""
-    filesystem, path = open_folder(config.output)
-    found = read_object(filesystem, f"{path}/{PLAN_FILE}")
+    found = read_object(config.output, PLAN_FILE)
     if found is None:
-        with atomic_output(filesystem, f"{path}/{PLAN_FILE}") as stream:
-            stream.write(json.dumps({"fingerprint": fingerprint}).encode())
-        found = read_object(filesystem, f"{path}/{PLAN_FILE}")
+        write_file(config.output, PLAN_FILE, json.dumps({"fingerprint": fingerprint}).encode())
+        found = read_object(config.output, PLAN_FILE)
     # Read back: another run may have claimed the folder at the same moment.
     if found is None or found.get("fingerprint") != fingerprint:
         raise ShardError(
@@ -212,9 +210,8 @@ def _write_shard_once(plan: ShardPlan, output: str, config: CropConfig, run: str
 
 
 def _is_written(output: str, plan: ShardPlan) -> bool:
-    filesystem, path = open_folder(output)
-    shard = f"{path}/{plan.shard}"
-    if not answered(lambda: exists(filesystem, shard), f"{output}/{plan.shard}"):
+    filesystem, path = open_steady(output)
+    if not exists(filesystem, f"{path}/{plan.shard}"):
         return False
     try:
         return bool(read_notes(output, plan.shard)["plan"] == plan.fingerprint)
@@ -224,14 +221,13 @@ def _is_written(output: str, plan: ShardPlan) -> bool:
 
 
 def _write_index(output: str, shards: list[str]) -> None:
-    filesystem, path = open_folder(output)
-    index = pa.concat_tables([index_shard(output, shard) for shard in shards])
-    with atomic_output(filesystem, f"{path}/{INDEX_FILE}") as stream:
-        pq.write_table(index, stream)
+    content = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables([index_shard(output, shard) for shard in shards]), content)
+    write_file(output, INDEX_FILE, content.getvalue().to_pybytes())
 
 
 def _make_manifest(config: PreprocessConfig, shards: list[str]) -> Manifest:
-    filesystem, path = open_folder(config.output)
+    filesystem, path = open_steady(config.output)
     digests = [read_notes(config.output, shard)["digest"] for shard in shards]
     content = json.dumps([SCHEMA_VERSION, digests])
     return Manifest(

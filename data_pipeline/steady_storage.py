@@ -8,6 +8,7 @@ once.
 import errno
 import io
 import logging
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
-from data_pipeline.storage import atomic_output
+from data_pipeline.storage import atomic_output, open_folder
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,10 @@ class RetryPolicy:
     """What waits."""
 
 
+PATIENCE = RetryPolicy()
+"""With a storage, where a caller says nothing else."""
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an error says that a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in _FULL
@@ -65,12 +70,13 @@ def may_pass(error: OSError) -> bool:
     return not lasting and not any(word in str(error) for word in _LASTING_WORDS)
 
 
-def retried(call: Callable[[], T], what: str, policy: RetryPolicy = RetryPolicy()) -> T:
+def retried(call: Callable[[], T], what: str, policy: RetryPolicy | None = None) -> T:
     """What a call gives, which is repeated while it fails in a way that may pass.
 
     Raises:
         OSError: what the last attempt raised, or one that will not pass.
     """
+    policy = policy or PATIENCE
     wait = policy.first_wait_seconds
     for attempt in range(1, policy.num_attempts):
         try:
@@ -91,7 +97,7 @@ class StorageError(OSError):
     """A disk or object store does not answer, again and again; says nothing about the files."""
 
 
-def answered(call: Callable[[], T], where: str, policy: RetryPolicy = RetryPolicy()) -> T:
+def answered(call: Callable[[], T], where: str, policy: RetryPolicy | None = None) -> T:
     """As `retried`, for files that a user knows by name.
 
     Raises:
@@ -103,31 +109,70 @@ def answered(call: Callable[[], T], where: str, policy: RetryPolicy = RetryPolic
     except OSError as error:
         if not may_pass(error):
             raise
+        attempts = (policy or PATIENCE).num_attempts
         raise StorageError(
-            f"{where}: storage that answers expected, {policy.num_attempts} attempts failed, the "
-            f"last with: {error}. Check the network, the address and the access rights, and start "
-            "again; what is written already is kept."
+            f"{where}: storage that answers expected, {attempts} attempts failed, the last with: "
+            f"{error}. Check the network, the address and the access rights, and start again; "
+            "what is written already is kept."
         ) from error
+
+
+def read_file(folder: str, name: str) -> bytes | None:
+    """A small file of a folder, a path or URI; None where there is none.
+
+    Raises:
+        StorageError: the storage does not answer, again and again.
+    """
+    filesystem, path = open_folder(folder)
+
+    def attempt() -> bytes:
+        with filesystem.open_input_stream(f"{path}/{name}") as stream:
+            return bytes(stream.read())
+
+    try:
+        return answered(attempt, f"{folder}/{name}")
+    except FileNotFoundError:
+        return None
+
+
+def write_file(folder: str, name: str, content: bytes) -> None:
+    """Writes a small file of a folder, a path or URI; it appears whole or not at all.
+
+    Raises:
+        StorageError: the storage does not answer, again and again.
+        OSError: it is full, or cannot be written to.
+    """
+    filesystem, path = open_folder(folder)
+
+    def attempt() -> None:
+        with atomic_output(filesystem, f"{path}/{name}") as stream:
+            stream.write(content)
+
+    answered(attempt, f"{folder}/{name}")
 
 
 def put_folder(
     folder: Path,
     filesystem: fs.FileSystem,
     target: str,
-    policy: RetryPolicy = RetryPolicy(),
+    policy: RetryPolicy | None = None,
 ) -> None:
     """Copies a local folder into a storage; where that fails for good, nothing of it stays there.
+
+    Where there is a folder of that name already, its files are replaced one by one.
 
     Raises:
         OSError: the storage failed longer than the policy waits, or is full.
     """
+    found = retried(partial(filesystem.get_file_info, target), f"looking at {target}", policy)
     try:
         retried(partial(filesystem.create_dir, target, recursive=True), f"making {target}", policy)
         copy = partial(fs.copy_files, str(folder), target, destination_filesystem=filesystem)
         retried(copy, f"writing {target}", policy)
     except OSError:
         try:
-            filesystem.delete_dir(target)
+            if found.type == fs.FileType.NotFound:
+                filesystem.delete_dir(target)
         except OSError as error:
             logger.warning("%s is not whole and was not removed: %s", target, error)
         raise
@@ -137,7 +182,7 @@ def fetch_folder(
     filesystem: fs.FileSystem,
     source: str,
     folder: Path | str,
-    policy: RetryPolicy = RetryPolicy(),
+    policy: RetryPolicy | None = None,
 ) -> None:
     """Copies a folder out of a storage.
 
@@ -150,20 +195,30 @@ def fetch_folder(
 
 def steady(
     filesystem: fs.FileSystem,
-    policy: RetryPolicy = RetryPolicy(),
+    policy: RetryPolicy | None = None,
 ) -> fs.FileSystem:
     """A file system whose calls are retried, and whose written files appear whole or not at all.
 
     What is written to a file is held in memory until the file is closed: for small files, such as
-    Ray Train's list of checkpoints, which a kill would otherwise cut short.
+    Ray Train's list of checkpoints, which a kill would otherwise cut short. One that an error
+    closes, or that nobody closes, is not written.
+
+    Raises, from each of its calls:
+        StorageError: the storage does not answer, again and again.
     """
     return fs.PyFileSystem(_Steady(filesystem, policy))
+
+
+def open_steady(folder: str) -> tuple[fs.FileSystem, str]:
+    """As `open_folder`, with a file system that is `steady`."""
+    filesystem, path = open_folder(folder)
+    return steady(filesystem), path
 
 
 class _Steady(fs.FileSystemHandler):  # type: ignore[misc]
     """Forwards every call of a file system to another one."""
 
-    def __init__(self, inner: fs.FileSystem, policy: RetryPolicy) -> None:
+    def __init__(self, inner: fs.FileSystem, policy: RetryPolicy | None) -> None:
         self.inner, self.policy = inner, policy
 
     def __eq__(self, other: object) -> bool:
@@ -174,7 +229,7 @@ class _Steady(fs.FileSystemHandler):  # type: ignore[misc]
 
     def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
         call = partial(getattr(self.inner, name), *arguments, **options)
-        return retried(call, f"{name} {arguments[0]}", self.policy)
+        return answered(call, f"{arguments[0]}", self.policy)
 
     def get_type_name(self) -> str:
         return f"steady+{self.inner.type_name}"
@@ -230,18 +285,23 @@ class _Steady(fs.FileSystemHandler):  # type: ignore[misc]
                 with self.inner.open_output_stream(path) as stream:
                     stream.write(content)
 
-        retried(attempt, f"writing {path}", self.policy)
+        answered(attempt, path, self.policy)
 
 
 class _WholeFile(io.BytesIO):
-    """Collects what is written, and hands it over when it is closed."""
+    """Collects what is written, and hands it over when it is closed, unless an error closes it."""
 
     def __init__(self, commit: Callable[[bytes], None]) -> None:
         super().__init__()
         self._commit = commit
+        self._handled = sys.exception()  # by the code around, which is no error of the writing
 
     def close(self) -> None:
         if not self.closed:
             content = self.getvalue()
             super().close()
-            self._commit(content)
+            if sys.exception() in (None, self._handled):
+                self._commit(content)
+
+    def __del__(self) -> None:
+        super().close()

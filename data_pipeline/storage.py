@@ -75,14 +75,17 @@ def exists(filesystem: fs.FileSystem, path: str) -> bool:
 def remove_partials(filesystem: fs.FileSystem, folder: str) -> None:
     """Deletes what ended runs left of `atomic_output` in a folder, and nothing of a live run.
 
-    A run of this machine has ended when its process is gone; of another machine's, a file counts as
-    left when it has not changed for an hour.
+    A run of this machine has ended when its process is gone. A file of another machine, or of this
+    one before it last started, counts as left when it has not changed for an hour.
     """
     for entry in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
         named = _PARTIAL.fullmatch(entry.base_name)
         if named and entry.type == fs.FileType.File and _is_left(entry, **named.groupdict()):
             filesystem.delete_file(entry.path)
 
+
+_UNKNOWN = "0"
+"""The start of a process that cannot be seen."""
 
 _PARTIAL = re.compile(
     r"\..+\.(?P<machine>[0-9a-f]{12})-(?P<process>[0-9]+)-(?P<start>[0-9]+)\.[0-9a-f]{32}"
@@ -91,7 +94,7 @@ _PARTIAL = re.compile(
 
 def _is_left(entry: fs.FileInfo, machine: str, process: str, start: str) -> bool:
     if machine == _machine():
-        return _started(int(process)) != int(start)
+        return _has_ended(int(process), start)
     return entry.mtime is not None and datetime.now(UTC) - entry.mtime > STALE_AFTER
 
 
@@ -111,27 +114,35 @@ def run_token() -> str:
 
 @cache
 def _machine() -> str:
-    """Of the machine, and of the container if that has process numbers of its own."""
-    numbering = Path("/proc/self/ns/pid")
-    name = f"{socket.gethostname()} {numbering.readlink() if numbering.is_symlink() else ''}"
-    return hashlib.sha256(name.encode()).hexdigest()[:12]
+    """Of the machine since it started, and of the container if it numbers its own processes."""
+    numbering, boot = Path("/proc/self/ns/pid"), Path("/proc/sys/kernel/random/boot_id")
+    parts = [
+        socket.gethostname(),
+        str(numbering.readlink()) if numbering.is_symlink() else "",
+        boot.read_text() if boot.exists() else "",  # many machines may share a name
+    ]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 
-def _started(process: int) -> int | None:
-    """When a process of this machine started, in Linux's clock ticks; None if there is none.
-
-    Elsewhere than on Linux 0 for every process that is there.
-    """
-    stat = Path(f"/proc/{process}/stat")
+def _has_ended(process: int, start: str) -> bool:
+    """Whether a process of this machine is gone; not where that cannot be told."""
     try:
-        if not Path("/proc/self/stat").exists():
-            os.kill(process, 0)
-            return 0
-        state, *rest = stat.read_text().rpartition(")")[2].split()
-    except ProcessLookupError:
-        return None
-    except FileNotFoundError:
-        return None
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
     except PermissionError:  # there is one, of another user
-        return 0
-    return None if state in "ZX" else int(rest[18])
+        pass
+    return _started(process) not in (start, _UNKNOWN)
+
+
+def _started(process: int) -> str:
+    """When a process started, in Linux's clock ticks; 0 where that cannot be seen.
+
+    So it is elsewhere than on Linux, and for other users' processes where /proc hides them.
+    A process that has ended, and that nobody has asked about, started never.
+    """
+    try:
+        state, *rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return _UNKNOWN
+    return "never" if state in "ZX" else rest[18]

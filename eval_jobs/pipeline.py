@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from data_pipeline.episodes import stack
 from data_pipeline.json_files import StoredFileError
 from data_pipeline.shards import read_index, read_manifest
-from data_pipeline.storage import atomic_output, open_folder
+from data_pipeline.steady_storage import read_file, write_file
 from data_pipeline.synthetic_data import prepare
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from data_pipeline.uris import expect_no_secret
@@ -157,19 +157,18 @@ def run(
     if resume:
         train = run_config(storage, run_id)
         evaluation = _read_evaluation(storage, run_id) or config.evaluation
-        started_from = _read(storage, run_id, _INIT_FILE)
+        started_from = read_file(storage, f"{run_id}/{_INIT_FILE}")
         init_from = None if started_from is None else started_from.decode()
         config = replace(config, evaluation=evaluation)
     else:
         require_room(config.train.scaling)
         config = with_data(config, storage)
         train = create_run(config.train, storage, run_id)
-        _write(
-            storage, run_id, _EVALUATION_FILE, _EVALUATION.dump_json(config.evaluation, indent=1)
-        )
+        text = _EVALUATION.dump_json(config.evaluation, indent=1)
+        write_file(storage, f"{run_id}/{_EVALUATION_FILE}", text)
         if init_from:
             init_from = init_from if "://" in init_from else str(Path(init_from).absolute())
-            _write(storage, run_id, _INIT_FILE, init_from.encode())
+            write_file(storage, f"{run_id}/{_INIT_FILE}", init_from.encode())
     manifest = read_manifest(train.shards)
     _require_held_out(config.evaluation, train)
     run_log = open_run_log(
@@ -254,7 +253,7 @@ def open_run_log(
 
 def _read_evaluation(storage: str, run_id: str) -> EvaluationConfig | None:
     """The evaluation that a run was started with; None where it stopped before it said."""
-    content = _read(storage, run_id, _EVALUATION_FILE)
+    content = read_file(storage, f"{run_id}/{_EVALUATION_FILE}")
     if content is None:
         return None
     try:
@@ -264,22 +263,6 @@ def _read_evaluation(storage: str, run_id: str) -> EvaluationConfig | None:
             f"{storage}/{run_id}/{_EVALUATION_FILE}: the evaluation of this release expected, got "
             f"another ({error!s:.500}). Delete the file to take the command line's."
         ) from error
-
-
-def _read(storage: str, run_id: str, name: str) -> bytes | None:
-    """A file in a run's folder; None where there is none."""
-    filesystem, root = open_folder(storage)
-    try:
-        with filesystem.open_input_stream(f"{root}/{run_id}/{name}") as stream:
-            return bytes(stream.read())
-    except FileNotFoundError:
-        return None
-
-
-def _write(storage: str, run_id: str, name: str, content: bytes) -> None:
-    filesystem, root = open_folder(storage)
-    with atomic_output(filesystem, f"{root}/{run_id}/{name}") as stream:
-        stream.write(content)
 
 
 def log_adaptation(run_log: RunLog, train: TrainConfig, result: TrainResult) -> None:

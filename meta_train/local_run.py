@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from pyarrow.fs import LocalFileSystem
 
-from data_pipeline.storage import atomic_output, remove_partials
+from data_pipeline.steady_storage import write_file
+from data_pipeline.storage import remove_partials
 from meta_train.checkpoint import load, mend_saves, save
 from meta_train.run_checkpoints import StoredCheckpoint, newest_whole
 from meta_train.train_config import TrainConfig, from_json, resolved, to_json
@@ -119,7 +120,7 @@ def _claim(config: TrainConfig, folder: Path) -> TrainConfig:
     """Writes a new run's config, or checks that it is that of the run which is there."""
     path = folder / _CONFIG
     if not path.exists():
-        _rewrite(path, to_json(config))
+        write_file(str(folder), _CONFIG, to_json(config).encode())
     elif from_json(path.read_text()) != config:
         raise ValueError(
             f"{path}: the run in this folder has other settings than those given. Give the same "
@@ -160,13 +161,8 @@ def _points(folder: Path) -> list[dict[str, Any]]:
 def _forget_after(folder: Path, iteration: int) -> None:
     """Takes away the points beyond a checkpoint: a killed slice left them, and they come again."""
     kept = [point for point in _points(folder) if point["iteration"] <= iteration]
-    _rewrite(folder / _CURVES, "".join(json.dumps(point) + "\n" for point in kept))
-
-
-def _rewrite(path: Path, text: str) -> None:
-    """Writes a file that appears whole."""
-    with atomic_output(_DISK, str(path.absolute())) as stream:
-        stream.write(text.encode())
+    text = "".join(json.dumps(point) + "\n" for point in kept)
+    write_file(str(folder), _CURVES, text.encode())
 
 
 def _keep_best(folder: Path, checkpoint: Path, num_steps: int) -> None:

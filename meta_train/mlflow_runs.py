@@ -3,7 +3,7 @@
 import json
 
 from data_pipeline.json_files import StoredFileError, read_object
-from data_pipeline.storage import atomic_output, open_folder
+from data_pipeline.steady_storage import write_file
 
 _FILE = "mlflow_run.json"
 
@@ -14,21 +14,17 @@ def mlflow_run_of(storage: str, folder: str) -> str | None:
     Raises:
         StoredFileError: the folder's note of it is damaged.
     """
-    filesystem, root = open_folder(storage)
-    path = f"{root}/{folder}/{_FILE}"
-    content = read_object(filesystem, path)
+    content = read_object(storage, f"{folder}/{_FILE}")
     if content is None:
         return None
     if not isinstance(run_id := content.get("run_id"), str):
         raise StoredFileError(
-            f"{path}: the id of a run in MLflow under 'run_id' expected, got {run_id!r:.80}. "
-            "Delete the file, and a new run is begun there."
+            f"{storage}/{folder}/{_FILE}: the id of a run in MLflow under 'run_id' expected, got "
+            f"{run_id!r:.80}. Delete the file, and a new run is begun there."
         )
     return run_id
 
 
 def keep_mlflow_run(storage: str, folder: str, run_id: str) -> None:
     """Notes MLflow's id of the run that a folder logs to."""
-    filesystem, root = open_folder(storage)
-    with atomic_output(filesystem, f"{root}/{folder}/{_FILE}") as stream:
-        stream.write(json.dumps({"run_id": run_id}).encode())
+    write_file(storage, f"{folder}/{_FILE}", json.dumps({"run_id": run_id}).encode())

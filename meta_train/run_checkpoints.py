@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.fs
 
 from data_pipeline.steady_storage import is_full, put_folder
-from meta_train.checkpoint import CheckpointError, fetch, full_disk, require_whole
+from meta_train.checkpoint import CheckpointError, content_digest, fetch, full_disk, require_whole
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +62,25 @@ def download(source: StoredCheckpoint, scratch: Path) -> Path:
 
 
 def copy_whole(source: StoredCheckpoint, target: StoredCheckpoint) -> None:
-    """Copies a checkpoint, checked on the way.
+    """Copies a checkpoint, checked on the way; one that is there already is left as it is.
 
     Raises:
         CheckpointError: it is not whole, or the storage is full.
         OSError: the storage failed for longer than is waited for.
     """
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
-        upload(download(source, Path(scratch)), target)
+        folder = download(source, Path(scratch))
+        if not _holds(target, content_digest(folder)):
+            upload(folder, target)
+
+
+def _holds(target: StoredCheckpoint, digest: str) -> bool:
+    """Whether there is a whole checkpoint of this content."""
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+        try:
+            return content_digest(download(target, Path(scratch))) == digest
+        except CheckpointError:
+            return False
 
 
 def newest_whole(

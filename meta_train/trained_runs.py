@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 
 from data_pipeline.json_files import StoredFileError, read_object
 from data_pipeline.manifest import read_manifest
-from data_pipeline.storage import atomic_output, exists, open_folder
+from data_pipeline.steady_storage import open_steady, write_file
+from data_pipeline.storage import exists
 from meta_train.train_config import TrainConfig, fingerprint
 
 _RESULT_FILE = "result.json"
@@ -51,9 +52,8 @@ def keep_result(
     content = asdict(result) | {
         "fingerprint": "" if init_from else fingerprint(config, data),
     }
-    filesystem, root = open_folder(storage)
-    with atomic_output(filesystem, f"{root}/{result.run_id}/{_RESULT_FILE}") as stream:
-        stream.write(json.dumps(content, indent=1).encode())
+    text = json.dumps(content, indent=1)
+    write_file(storage, f"{result.run_id}/{_RESULT_FILE}", text.encode())
 
 
 def _damaged(path: str, trouble: str) -> StoredFileError:
@@ -68,24 +68,24 @@ def trained_runs(storage: str) -> dict[str, TrainResult]:
 
     A run whose folder was moved is found where it is now; one whose checkpoint is gone is left out.
     """
-    filesystem, root = open_folder(storage)
+    filesystem, root = open_steady(storage)
     folders = filesystem.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True))
     found = {}
     for folder in sorted(folders, key=lambda info: info.base_name):
-        path = f"{root}/{folder.base_name}/{_RESULT_FILE}"
+        path = f"{folder.base_name}/{_RESULT_FILE}"
+        content = read_object(storage, path)
         checkpoint = f"{root}/{folder.base_name}/best/checkpoint.json"
-        if not (exists(filesystem, path) and exists(filesystem, checkpoint)):
+        if content is None or not exists(filesystem, checkpoint):
             continue
-        content = read_object(filesystem, path) or {}
         home = storage if "://" in storage else str(Path(storage).absolute())
         content |= {name: f"{home}/{folder.base_name}/{name}" for name in ("best", "last")}
         name = content.pop("fingerprint", None)
         try:
             result = _RESULT.validate_python(content)
         except ValueError as error:
-            raise _damaged(path, f"{error!s:.500}") from error
+            raise _damaged(f"{storage}/{path}", f"{error!s:.500}") from error
         if not isinstance(name, str):
-            raise _damaged(path, f"fingerprint {name!r:.80}")
+            raise _damaged(f"{storage}/{path}", f"fingerprint {name!r:.80}")
         if name:
             found[name] = result
     return found

@@ -23,8 +23,8 @@ import torch
 from data_pipeline import ray_stream
 from data_pipeline.episodes import EpisodeBatch
 from data_pipeline.json_files import StoredFileError
-from data_pipeline.steady_storage import steady
-from data_pipeline.storage import atomic_output, exists, open_folder
+from data_pipeline.steady_storage import read_file, steady, write_file
+from data_pipeline.storage import exists, open_folder
 from data_pipeline.stream import EpisodeStream
 from meta_train.checkpoint import CheckpointError
 from meta_train.collectives import choice_of_first
@@ -76,9 +76,7 @@ def replan_run(config: TrainConfig, storage: str, run_id: str) -> TrainConfig:
     For the caller who knows that the two differ only in where they run and where their data lie.
     """
     config = resolved(config)
-    filesystem, root = open_folder(storage)
-    with atomic_output(filesystem, f"{root}/{run_id}/{_CONFIG_FILE}") as stream:
-        stream.write(to_json(config).encode())
+    write_file(storage, f"{run_id}/{_CONFIG_FILE}", to_json(config).encode())
     return config
 
 
@@ -88,11 +86,9 @@ def run_config(storage: str, run_id: str) -> TrainConfig:
     Raises:
         UnknownRunError: there is none of this id; the message lists those that there are.
     """
-    filesystem, root = open_folder(storage)
-    try:
-        with filesystem.open_input_stream(f"{root}/{run_id}/{_CONFIG_FILE}") as stream:
-            text = bytes(stream.read())
-    except FileNotFoundError as error:
+    text = read_file(storage, f"{run_id}/{_CONFIG_FILE}")
+    if text is None:
+        filesystem, root = open_folder(storage)
         selector = pyarrow.fs.FileSelector(root, allow_not_found=True)
         folders = [info.base_name for info in filesystem.get_file_info(selector)]
         known = [
@@ -100,7 +96,7 @@ def run_config(storage: str, run_id: str) -> TrainConfig:
         ]
         raise UnknownRunError(
             f"no run {run_id!r} in {storage}; expected one of: {', '.join(known) or '(none yet)'}"
-        ) from error
+        )
     try:
         return from_json(text)
     except ValueError as error:

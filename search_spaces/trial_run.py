@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from data_pipeline.manifest import ShardError, read_manifest
-from data_pipeline.storage import atomic_output, open_folder
+from data_pipeline.steady_storage import read_file, write_file
 from eval_jobs import pipeline
 from eval_jobs.benchmarks import IncompleteResultsError
 from eval_jobs.constant_rates import best_rate, with_constant_rate
@@ -94,12 +94,8 @@ class StudySettings:
 
 def finished(storage: str, trial_id: str) -> TrialResult | None:
     """The result of a trial that ended well; None where there is none."""
-    filesystem, root = open_folder(storage)
-    try:
-        with filesystem.open_input_stream(f"{root}/{trial_id}/{_RESULT_FILE}") as stream:
-            return _RESULT.validate_json(stream.read())
-    except FileNotFoundError:
-        return None
+    text = read_file(storage, f"{trial_id}/{_RESULT_FILE}")
+    return None if text is None else _RESULT.validate_json(text)
 
 
 def given_checkpoint(folder: str) -> tuple[TrainConfig, TrainResult]:
@@ -165,9 +161,8 @@ def run_trial(trial: Trial, trained: TrainResult, settings: StudySettings) -> Tr
         tuning={f"{rate:g}": score for rate, score in tried.items()},
         seconds=time.monotonic() - started,
     )
-    filesystem, root = open_folder(config.storage)
-    with atomic_output(filesystem, f"{root}/{trial.trial_id}/{_RESULT_FILE}") as stream:
-        stream.write(json.dumps(asdict(result), indent=1).encode())
+    text = json.dumps(asdict(result), indent=1)
+    write_file(config.storage, f"{trial.trial_id}/{_RESULT_FILE}", text.encode())
     logger.info("%s ended after %.0f s", trial.trial_id, result.seconds)
     return result
 

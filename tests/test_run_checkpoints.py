@@ -9,7 +9,13 @@ import torch
 from pyarrow import fs
 
 from meta_train.checkpoint import Checkpoint, CheckpointError, require_whole, save
-from meta_train.run_checkpoints import StoredCheckpoint, download, newest_whole, upload
+from meta_train.run_checkpoints import (
+    StoredCheckpoint,
+    copy_whole,
+    download,
+    newest_whole,
+    upload,
+)
 from meta_train.train_config import TrainConfig
 
 LOCAL = fs.LocalFileSystem()
@@ -85,6 +91,17 @@ def test_where_none_is_whole_the_run_starts_again_and_says_so(
     assert newest_whole(stored, tmp_path) is None
     assert "starts from the first step" in caplog.text
     assert newest_whole([], tmp_path) is None
+
+
+def test_what_is_there_already_is_not_written_again(
+    stored: list[StoredCheckpoint], tmp_path: Path
+) -> None:
+    best = StoredCheckpoint(stored[0].filesystem, str(tmp_path / "run" / "best"))
+    times = []
+    for source in (stored[1], stored[1], stored[2]):
+        copy_whole(source, best)
+        times.append((tmp_path / "run" / "best" / "state.pt").stat().st_mtime_ns)
+    assert times[0] == times[1] < times[2] and require_whole(Path(best.path)) == 3
 
 
 def test_a_full_storage_is_named_and_keeps_what_it_holds(

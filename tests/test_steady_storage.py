@@ -1,6 +1,7 @@
 """Storage that fails for a while, and storage that is full."""
 
 import errno
+import gc
 import pickle
 from pathlib import Path
 from typing import Any, ClassVar
@@ -183,6 +184,40 @@ def test_a_steady_file_system_is_the_other_one_with_retries(
     filesystem.delete_dir(str(tmp_path / "deep"))
     assert list(tmp_path.iterdir()) == []
     assert len(waits) == 11
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_a_write_that_an_error_ends_changes_nothing(
+    tmp_path: Path, store: fs.FileSystem, remote: bool
+) -> None:
+    filesystem, path = steady(store if remote else fs.LocalFileSystem()), tmp_path / "list.json"
+    path.write_text("old")
+    with pytest.raises(KeyError), filesystem.open_output_stream(str(path)) as stream:
+        stream.write(b"half of the n")
+        raise KeyError
+    filesystem.open_output_stream(str(path)).write(b"never closed")
+    gc.collect()
+    assert path.read_text() == "old"
+    try:
+        raise KeyError
+    except KeyError:  # an error that the write is none of
+        with filesystem.open_output_stream(str(path)) as stream:
+            stream.write(b"new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_was_there_is_not_deleted(
+    folder: Path, tmp_path: Path, store: fs.FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_folder(folder, store, str(tmp_path / "stored"))
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fs, "copy_files", full)
+    with pytest.raises(OSError, match="No space left"):
+        put_folder(folder, store, str(tmp_path / "stored"))
+    assert (tmp_path / "stored" / "a").read_text() == "one"
 
 
 def test_a_local_file_stays_whole_until_its_successor_is(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Storage: URIs, half-written files and whose they are, faults that pass and faults that last."""
 
 import os
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from data_pipeline import manifest, parquet_files, preprocess, storage
+from data_pipeline import preprocess, steady_storage, storage
+from data_pipeline.contact_sheet import CONTACT_SHEET_FILE, write_contact_sheet
 from data_pipeline.crop_tracks import CropConfig
-from data_pipeline.preprocess import write_shard
+from data_pipeline.manifest import MANIFEST_FILE, write_manifest
+from data_pipeline.preprocess import PLAN_FILE, PreprocessConfig, SourceConfig, write_shard
 from data_pipeline.shard_plans import ShardPlan
 from data_pipeline.shards import INDEX_FILE, ShardError, read_chunks, read_index, read_manifest
-from data_pipeline.steady_storage import RetryPolicy, StorageError, answered
+from data_pipeline.steady_storage import RetryPolicy, StorageError
 from data_pipeline.storage import (
     atomic_output,
     open_folder,
@@ -48,8 +50,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Nobody waits; the seconds that would have been waited."""
     seconds: list[float] = []
     policy = RetryPolicy(num_attempts=5, first_wait_seconds=0.5, sleep=seconds.append)
-    for module in (manifest, parquet_files, preprocess):
-        monkeypatch.setattr(module, "answered", partial(answered, policy=policy))
+    monkeypatch.setattr(steady_storage, "PATIENCE", policy)
     monkeypatch.setattr(Faulty, "faults_left", 0)
     return seconds
 
@@ -101,6 +102,31 @@ def test_a_shard_is_written_through_a_passing_fault(
     assert [path.name for path in (tmp_path / "out").iterdir()] == [plan.shard]
 
 
+def test_the_small_files_are_written_and_read_through_passing_faults(
+    tmp_path: Path, tiny_shards: str, waits: list[float]
+) -> None:
+    """All that a run of preprocessing does beside its shards."""
+    out = shutil.copytree(tiny_shards, tmp_path / "out")
+    for name in (PLAN_FILE, INDEX_FILE, CONTACT_SHEET_FILE, MANIFEST_FILE):
+        (out / name).unlink(missing_ok=True)
+    shards, folder = sorted(path.name for path in out.glob("shard-*")), f"faulty://{out}"
+    config = PreprocessConfig(
+        sources=(SourceConfig(reader="coco", folder=tmp_path),), output=folder
+    )
+    for step in (
+        lambda: preprocess._claim_folder(config, "a plan"),
+        lambda: preprocess._write_index(folder, shards),
+        lambda: write_contact_sheet(folder),
+        lambda: write_manifest(folder, read_manifest(tiny_shards)),
+    ):
+        Faulty.faults_left = 3
+        waits.clear()
+        step()
+        assert Faulty.faults_left == 0 and waits
+    assert read_index(folder) == read_index(tiny_shards)
+    assert read_manifest(folder) == read_manifest(tiny_shards)
+
+
 def test_any_uri_of_pyarrow_or_fsspec(tmp_path: Path) -> None:
     for folder in ("memory://bucket/shards/", f"file://{tmp_path}", f"local://{tmp_path}"):
         filesystem, path = open_folder(folder)
@@ -143,6 +169,31 @@ def test_partials_of_live_runs_stay_and_those_of_ended_ones_go(tmp_path: Path) -
         other.communicate()
     remove_partials(*open_folder(str(tmp_path)))
     assert not theirs.exists()
+
+
+def test_a_process_that_cannot_be_seen_counts_as_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc may hide other users' processes, and signals to them are refused."""
+
+    def refuse(process: int, number: int) -> None:
+        raise PermissionError if process == 1234 else ProcessLookupError
+
+    machine = run_token().split("-")[0]
+    hidden, *_ = (
+        leave_half(tmp_path, f"{machine}-{process}-77") for process in (1234, 1235, 10**30)
+    )
+    monkeypatch.setattr(os, "kill", refuse)
+    monkeypatch.setattr(storage, "_started", lambda process: storage._UNKNOWN)
+    remove_partials(*open_folder(str(tmp_path)))
+    assert list(tmp_path.iterdir()) == [hidden]
+
+
+def test_machines_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = storage._machine.__wrapped__
+    mine = machine()
+    monkeypatch.setattr(Path, "read_text", lambda path: "another boot")
+    assert machine() != mine
 
 
 def test_a_write_in_progress_survives_the_clean_up_of_another_run(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ LONGEST_RUN_SECONDS = 900.0
 HEAD = {
     "num_cpus": 0,
     "include_dashboard": True,  # Ray Train asks it whether a run's controller still lives
+    "dashboard_port": None,  # a free one
     "_system_config": {
         # A dead node is noticed after seconds instead of half a minute.
         "health_check_initial_delay_ms": 1000,

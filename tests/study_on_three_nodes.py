@@ -116,6 +116,7 @@ def watch_study(cpus_of_nodes: list[int]) -> None:
             "num_cpus": cpus_of_nodes[0],
             "resources": DRIVER_RESOURCES,
             "include_dashboard": True,
+            "dashboard_port": None,  # a free one
             "object_store_memory": STORE_BYTES,
         },
     )

@@ -1,17 +1,36 @@
-"""Fixtures shared by the tests."""
+"""Fixtures shared by the tests.
+
+The packages that are imported but not used here must be there before any of ours: while one of ours
+is being imported, jaxtyping's hook compiles whatever it imports anew.
+"""
 
 import dataclasses
 import json
+import runpy
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import beartype.door  # noqa: F401
 import cv2
+import fsspec  # noqa: F401
+import matplotlib.figure  # noqa: F401
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydantic  # noqa: F401
 import pytest
+import ray.data
+import ray.train
+import ray.tune
 import torch
+import torch._dynamo
+import torchvision  # noqa: F401
+import tyro.conf  # noqa: F401
+from mlflow import MlflowClient
 
 from data_pipeline.crop_tracks import CropConfig
 from data_pipeline.preprocess import write_shard
@@ -103,11 +122,57 @@ def tiny_config(tiny_shards: str) -> TrainConfig:
     )
 
 
+@dataclass(frozen=True)
+class Ended:
+    """What a script leaves behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Runs a script as a user does, in a folder, but in this process: no imports to wait for."""
+
+    def run(script: Path, folder: Path, *arguments: str) -> Ended:
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        output, errors = capsys.readouterr()
+        if isinstance(code, str):  # Python prints it and ends with 1
+            code, errors = 1, f"{errors}{code}\n"
+        return Ended(code or 0, output, errors)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with MLflow's tables, which take seconds to make."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def database(empty_database: Path, tmp_path: Path) -> str:
+    """The address of a copy of it, in the test's folder."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray with two CPUs for all tests marked ``ray``."""
-    import ray
-
     ray.init(
         address="local",
         num_cpus=2,

@@ -1,10 +1,9 @@
 """Table 2's cells and the script that runs them."""
 
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -168,9 +167,10 @@ def test_the_plan_promises_what_two_cores_can_do_in_ten_minutes() -> None:
     assert minutes < 20  # CPU-minutes, on two cores
 
 
-def test_the_script_plans_without_starting_anything(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "search_spaces" / "ablation_kllr.py"), "--plan"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+def test_the_script_plans_without_starting_anything(
+    tmp_path: Path, run_script: Callable[..., Any]
+) -> None:
+    done = run_script(ROOT / "search_spaces" / "ablation_kllr.py", tmp_path, "--plan")
     assert done.returncode == 0, done.stderr
     assert "To run: 10 of 10 trials on 8 trainings" in done.stdout
     assert "Chosen by Synthetic, tuning part" in done.stdout

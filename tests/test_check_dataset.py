@@ -1,9 +1,8 @@
 """The checker of dataset folders: what it counts, what it finds, and its exit code."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -220,13 +219,14 @@ def test_unknown_layout_shows_the_known_ones(make_dataset: MakeDataset, tmp_path
         check_dataset(tmp_path, reader="imagenet")
 
 
-def test_exit_code(make_dataset: MakeDataset, tmp_path: Path) -> None:
+def test_exit_code(
+    make_dataset: MakeDataset, tmp_path: Path, run_script: Callable[..., Any]
+) -> None:
     make_dataset("own_videos", tmp_path)
-    command = [sys.executable, script.__file__, "--folder", str(tmp_path)]
-    sound = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    sound = run_script(Path(script.__file__), tmp_path, "--folder", str(tmp_path))
     assert sound.returncode == 0, sound.stderr
     assert "2 videos, 3 tracks, 17 frames" in sound.stdout
     (tmp_path / "walk.txt").write_text("1,2,3\n")
-    broken = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    broken = run_script(Path(script.__file__), tmp_path, "--folder", str(tmp_path))
     assert broken.returncode == 1
     assert "walk.txt, line 1: four numbers" in broken.stdout

@@ -103,7 +103,9 @@ def test_a_third_detector_is_one_file_and_one_row(tmp_path: Path) -> None:
     own = "from meta_train.detectors.square import Square, SquareConfig\n"
     (detectors / "__init__.py").write_text(table.replace(imported, imported + own))
 
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "square"]
+    # Without the run-time checks of shapes, which take longer than the tests.
+    options = ["-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+    command = [sys.executable, "-m", "pytest", *options, "-k", "square"]
     done = subprocess.run(
         [*command, "tests/test_detectors.py"],
         cwd=tmp_path,

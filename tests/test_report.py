@@ -177,10 +177,8 @@ def test_plots_rank_trackers_and_name_the_protocol() -> None:
     np.testing.assert_allclose(success.get_ydata(), [1.0] * 20 + [0.0])
 
 
-def test_everything_reaches_mlflow(tmp_path: Path) -> None:
-    config = MlflowConfig(
-        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", undelivered_dir=str(tmp_path / "waiting")
-    )
+def test_everything_reaches_mlflow(tmp_path: Path, database: str) -> None:
+    config = MlflowConfig(tracking_uri=database, undelivered_dir=str(tmp_path / "waiting"))
     run_log = RunLog.start(config, run_name="evaluation", params={}, tags={})
     log_scores(run_log, [score("ours", 0.0), score("Static box", 2.0)])
     run_log.finish()
@@ -207,8 +205,8 @@ def test_everything_reaches_mlflow(tmp_path: Path) -> None:
     }
 
 
-def test_report_of_nothing_or_of_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
-    config = MlflowConfig(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+def test_report_of_nothing_or_of_an_unknown_tracker_is_refused(database: str) -> None:
+    config = MlflowConfig(tracking_uri=database)
     run_log = RunLog.start(config, run_name="evaluation", params={}, tags={})
     with pytest.raises(ValueError, match="at least one score"):
         log_scores(run_log, [])

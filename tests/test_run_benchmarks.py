@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,16 @@ def test_script_evaluates_and_logs(tmp_path: Path) -> None:
     assert metrics["otb100_sequences/Static_box/Deer/auc"] == pytest.approx(20 / 21)
 
 
-def test_results_of_others_are_scored_on_several_benchmarks_without_ray(tmp_path: Path) -> None:
+def test_results_of_others_are_scored_on_several_benchmarks_without_ray(
+    tmp_path: Path, database: str, run_script: Callable[..., Any]
+) -> None:
     write_sequence(tmp_path / "OTB")
     for name, rows in {"siamfc": "10 10 20 20\n" * 4, "lazy": "10\t10\t20\t40\n" * 4}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "Deer.txt").write_text(rows)
     options = "--folder OTB --partial --benchmark otb100 otb50 --results SiamFC=siamfc Lazy=lazy"
 
-    done = run(tmp_path, *options.split())
+    done = run_script(SCRIPT, tmp_path, *options.split())
 
     assert done.returncode == 0, done.stderr
     (row,) = [

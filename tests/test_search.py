@@ -286,16 +286,14 @@ def by_value() -> Iterator[None]:
 
 @pytest.fixture
 def fake_search(
-    tmp_path: Path, tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: str, tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Search[StepsChoice]]:
     monkeypatch.setattr(tune_search, "run_tracking_trial", fake_trial)
     monkeypatch.setattr("search_spaces.search.content_digest", lambda folder: "digest")
     base = PipelineConfig(
         train=tiny_config,
         storage=str(tmp_path / "runs"),
-        mlflow=MlflowConfig(
-            tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", undelivered_dir=str(tmp_path / "left")
-        ),
+        mlflow=MlflowConfig(tracking_uri=database, undelivered_dir=str(tmp_path / "left")),
     )
     yield search_of(
         {"window_weight": Interval(low=0.0, high=1.0)},

@@ -100,13 +100,14 @@ def test_a_uri_with_a_secret_is_refused_without_repeating_it(field: str) -> None
 
 
 def test_secrets_of_the_environment_do_not_reach_mlflow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.setenv(name, SECRET)
-    config = MlflowConfig(
-        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", undelivered_dir=str(tmp_path / "waiting")
-    )
+    config = MlflowConfig(tracking_uri=database, undelivered_dir=str(tmp_path / "waiting"))
     run_log = RunLog.start(config, run_name="x", params={"storage": "s3://bucket"}, tags={})
     run_log.log_metrics({"a": 1.0}, step=0)
     run_log.log_text("text", "notes.txt")

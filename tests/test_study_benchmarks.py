@@ -30,6 +30,7 @@ NUM_FRAMES = 5
 def vot_study(
     tiny_config: TrainConfig,
     tmp_path: Path,
+    database: str,
     monkeypatch: pytest.MonkeyPatch,
     in_process: list[SequenceJob],
 ) -> Study:
@@ -62,9 +63,7 @@ def vot_study(
     base = PipelineConfig(
         train=tiny_config,
         evaluation=EvaluationConfig(benchmark="vot2018", folder=str(folder), partial=True),
-        mlflow=MlflowConfig(
-            tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", undelivered_dir=str(tmp_path / "left")
-        ),
+        mlflow=MlflowConfig(tracking_uri=database, undelivered_dir=str(tmp_path / "left")),
         storage=str(tmp_path / "runs"),
     )
     return online_update_study(base, (0,), str(checkpoints.save(content, tmp_path / "best")))

@@ -1,12 +1,10 @@
 """The script `eval_jobs/track_video.py` and its parts: sources, recording, and stopping."""
 
 import csv
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -64,18 +62,6 @@ def write_folder(folder: Path, count: int) -> Path:
 
 def source_of(images: Iterator[ndarray], count: int | None = None) -> FrameSource:
     return FrameSource(title="made up", frames=images, num_frames=count, fps=30.0)
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        cwd=folder,
-        env=os.environ | {"COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -272,11 +258,13 @@ def test_wrong_outputs_are_refused() -> None:
 # --- the script
 
 
-def test_the_script_tracks_a_video(tmp_path: Path, slim_checkpoint: Path) -> None:
+def test_the_script_tracks_a_video(
+    tmp_path: Path, slim_checkpoint: Path, run_script: Callable[..., Any]
+) -> None:
     write_video(tmp_path / "in.mp4", 6)
     options = "--source in.mp4 --box 20 24 24 24 --output out.mp4 --csv out.csv"
     own = ["--checkpoint", str(slim_checkpoint), "--tracker.update-interval-frames", "2"]
-    done = run(tmp_path, *options.split(), *own)
+    done = run_script(SCRIPT, tmp_path, *options.split(), *own)
     assert done.returncode == 0, done.stderr
     assert "6 frames, lost on" in done.stdout
     assert "wrote out.mp4" in done.stdout
@@ -287,10 +275,10 @@ def test_the_script_tracks_a_video(tmp_path: Path, slim_checkpoint: Path) -> Non
     assert (decoder.count(), decoder.fps) == (6, 12.5)
 
 
-def test_the_script_says_what_is_wrong(tmp_path: Path) -> None:
+def test_the_script_says_what_is_wrong(tmp_path: Path, run_script: Callable[..., Any]) -> None:
     write_video(tmp_path / "in.mp4", 2)
     options = "--source in.mp4 --box 0 0 9 9 --checkpoint no --csv out.csv"
-    done = run(tmp_path, *options.split())
+    done = run_script(SCRIPT, tmp_path, *options.split())
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: no")

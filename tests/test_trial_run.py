@@ -95,7 +95,11 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def base(
-    tiny_config: TrainConfig, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_config: TrainConfig,
+    videos: Path,
+    tmp_path: Path,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> PipelineConfig:
     """Two outer steps, in a storage and a database of the test's own."""
     monkeypatch.setattr(training, "fit", fake_fit)
@@ -108,9 +112,7 @@ def base(
     return PipelineConfig(
         train=replace(tiny_config, outer_loop=outer),
         evaluation=EvaluationConfig(folder=str(videos), references=False),
-        mlflow=MlflowConfig(
-            tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", undelivered_dir=str(tmp_path / "left")
-        ),
+        mlflow=MlflowConfig(tracking_uri=database, undelivered_dir=str(tmp_path / "left")),
         storage=str(tmp_path / "runs"),
     )
 

@@ -127,7 +127,7 @@ def draw_tasks(
         By subset: ``all``, and in the report part ``look_alike``, where the shards hold any.
 
     Raises:
-        ShardError: the shards do not read, or hold too few different tasks.
+        ShardError: the shards do not read, hold no moved views, or too few different tasks.
     """
     sampling = SamplingConfig(val_fraction=val_fraction)
     index = _held_out(read_index(folder), part, val_fraction)
@@ -221,6 +221,12 @@ def _draw(
         distance = config.max_distance_frames
         query_frame = draw_second_frame(row.frame_numbers, frame, distance, rng)
         shown = row.alike[query_frame]
+        if not shown:
+            raise ShardError(
+                f"{folder}/{place[0]}: moved views of each frame expected, since a task's query is "
+                "one, there are none. Run data_pipeline/preprocess.py with --crops.num-views 2 "
+                "into a new folder."
+            )
         views = [view for view, shows in enumerate(shown) if shows or not alike]
         misses += 1
         if views:

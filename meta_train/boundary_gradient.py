@@ -14,7 +14,7 @@ from torch import Tensor
 from meta_train.detectors import Detector
 from meta_train.detectors.backbone import BRANCHES, Weights, channels_last
 from meta_train.detectors.network import Adapts, Features, adapted_names, entry_maps
-from meta_train.inner_loop import losses
+from meta_train.inner_loop import converged, losses
 from meta_train.kernel_rates import Rates, shaped
 from meta_train.task_gradient import (
     Loss,
@@ -218,7 +218,7 @@ def _converged(part: TaskGradient, diverges_at: float) -> Bool[Tensor, ""]:
     """Whether a pair's inner loop stayed within bounds."""
     query = torch.stack([loss for losses in part.query_losses.values() for loss in losses])
     first, *_, last = [part.support_losses[0], *part.support_losses]
-    return query.isfinite().all() & ~(last > diverges_at * first)
+    return converged(query, first, last, diverges_at)
 
 
 def _drop_unless(counts: Bool[Tensor, ""], part: TaskGradient) -> None:

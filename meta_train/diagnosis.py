@@ -1,18 +1,17 @@
 """Pictures of adaptation: losses by inner step (the paper's Fig. 5), rates, score maps."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
+from torch import Tensor
 
 from meta_train.detectors.backbone import MAP_SIZE
-from meta_train.inner_loop import losses, mean_loss
 from meta_train.kernel_rates import Rates
 from meta_train.learner import Learner
-from meta_train.outer_step import Episodes, label_episodes
+from meta_train.outer_step import Episodes
+from meta_train.validation import prepare, task_curves
 
 FIGURE_5_STEPS = 20
 """Inner steps that the paper's figure shows, five times those that are trained for."""
@@ -41,26 +40,25 @@ def loss_curves(
 
     The paper's curves are of one sequence; ours are of the pairs given.
     """
-    query_labels, support_labels = label_episodes(learner.detector, episodes)
-    num_pairs = len(episodes.query_images)
-    totals = {"support": torch.zeros(num_steps + 1), "query": torch.zeros(num_steps + 1)}
-    for pair in range(num_pairs):
-        sets = {
-            "support": (episodes.support_images[pair], _rows(support_labels, pair, num_pairs)),
-            "query": (episodes.query_images[pair], _rows(query_labels, pair, num_pairs)),
-        }
-        known = {
-            name: (learner.features(images), labels) for name, (images, labels) in sets.items()
-        }
-        weights = learner.weights
-        for k in range(num_steps + 1):
-            if k:
-                weights = learner.adapt(weights, *known["support"], num_steps=1)
-            for name, (features, labels) in known.items():
-                with torch.no_grad():
-                    by_branch = losses(learner.detector, weights, features, labels, learner.adapts)
-                totals[name][k] += mean_loss(by_branch).cpu() / num_pairs
-    return {name: total.tolist() for name, total in totals.items()}
+    tasks = [prepare(learner, episode) for episode in _each(episodes)]
+    curves = [task_curves(learner, task, num_steps, with_support=True) for task in tasks]
+    return {
+        "support": _mean([each.support for each in curves]),
+        "query": _mean([each.query for each in curves]),
+    }
+
+
+def _each(episodes: Episodes) -> list[Episodes]:
+    """Batches of one."""
+    count = len(episodes.query_images)
+    return [Episodes(*(field[at : at + 1] for field in episodes)) for at in range(count)]
+
+
+def _mean(curves: list[dict[str, Float[Tensor, "steps"]]]) -> list[float]:
+    """Over pairs, of curves whose branches add up."""
+    by_pair = torch.stack([torch.stack([*each.values()]).sum(0) for each in curves])
+    means: list[float] = by_pair.mean(0).tolist()
+    return means
 
 
 def loss_curves_figure(curves: dict[str, list[float]]) -> Figure:
@@ -88,22 +86,16 @@ def rates_figure(rates: Rates) -> Figure:
     return figure
 
 
-def _rows(labels: Any, pair: int, num_pairs: int) -> Any:
-    """One pair's labels of all pairs', one after another."""
-    return type(labels)(*(field.unflatten(0, (num_pairs, -1))[pair] for field in labels))
-
-
 def score_maps(learner: Learner, episodes: Episodes, num_steps: int) -> Float[ndarray, "P 2 33 33"]:
     """Each pair's query score map before and after adaptation to its support."""
     maps = []
-    _, support_labels = label_episodes(learner.detector, episodes)
-    for pair in range(len(episodes.query_images)):
-        labels = _rows(support_labels, pair, len(episodes.query_images))
-        support = learner.features(episodes.support_images[pair])
-        query = learner.features(episodes.query_images[pair][:1])
-        adapted = learner.adapt(learner.weights, support, labels, num_steps=num_steps)
+    for episode in _each(episodes):
+        task = prepare(learner, episode)
+        adapted = learner.adapt(
+            learner.weights, task.support, task.support_labels, num_steps=num_steps
+        )
         for weights in (learner.weights, adapted):
-            outputs = learner.outputs(weights, query)
+            outputs = learner.outputs(weights, task.query)
             _, scores = learner.detector.decode(outputs)
             maps.append(scores.view(MAP_SIZE, MAP_SIZE).float().cpu().numpy())
     return np.stack(maps).reshape(-1, 2, MAP_SIZE, MAP_SIZE)

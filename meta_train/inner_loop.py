@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from meta_train.detectors import Detector
@@ -30,9 +30,9 @@ class InnerLoopConfig:
 
     diverges_at: float = 100.0
     """A training pair whose support loss has grown to this many times its first value before the
-    last step is left out of the outer step, and counted in ``train/diverged_pairs``. Not in the
-    paper: a rate that suits most pairs is too large for some, and one of them would outweigh all
-    others of its batch."""
+    last step is left out of the outer step, and counted in ``train/diverged_pairs``; of the
+    validation alike, in ``val/diverged_pairs``. Not in the paper: a rate that suits most pairs is
+    too large for some, and one of them would outweigh all others of its batch."""
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
@@ -61,6 +61,23 @@ def losses(
 def mean_loss(by_branch: dict[str, Float[Tensor, "N"]]) -> Float[Tensor, ""]:
     """The loss of a set of images: branches added, images averaged (Eqn. 1 and 2)."""
     return torch.stack([loss.mean() for loss in by_branch.values()]).sum()
+
+
+def converged(
+    query_losses: Tensor,
+    first: Float[Tensor, ""],
+    last: Float[Tensor, ""],
+    diverges_at: float,
+) -> Bool[Tensor, ""]:
+    """Whether a pair's inner loop stayed within bounds (`InnerLoopConfig.diverges_at`).
+
+    Args:
+        query_losses: after each step.
+        first: the support loss before the first step.
+        last: that before the last one.
+        diverges_at: how many times the first the last may be.
+    """
+    return query_losses.isfinite().all() & ~(last > diverges_at * first)
 
 
 def step(adapted: Weights, gradients: Iterable[Tensor], rates: Weights) -> Weights:

@@ -3,10 +3,9 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Literal
-
-from pydantic import TypeAdapter
+from typing import Any, Literal
 
 from data_pipeline.sampling import SamplingConfig
 from data_pipeline.uris import expect_no_secret
@@ -230,12 +229,18 @@ class TrainConfig:
             )
 
 
-_ADAPTER = TypeAdapter(TrainConfig)
+@cache
+def _adapter() -> Any:
+    """Pydantic's; what only computes runs without that package."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(TrainConfig)
 
 
 def to_json(config: TrainConfig) -> str:
     """The whole config as JSON; `from_json` reads it back."""
-    return _ADAPTER.dump_json(config, indent=1).decode()
+    content: bytes = _adapter().dump_json(config, indent=1)
+    return content.decode()
 
 
 def from_json(text: str | bytes) -> TrainConfig:
@@ -245,7 +250,7 @@ def from_json(text: str | bytes) -> TrainConfig:
         ValueError: it is not one, or holds an invalid value (pydantic names the field) or a field
             that there is not.
     """
-    config = _ADAPTER.validate_json(text)
+    config: TrainConfig = _adapter().validate_json(text)
     if unknown := _unknown(json.loads(text), json.loads(to_json(config))):
         raise ValueError(f"the fields of TrainConfig expected, got also {unknown}")
     return config

@@ -8,7 +8,7 @@ look-alike also count apart: there it does not help to find anything of the targ
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,10 +19,10 @@ from data_pipeline.episodes import NO_AUGMENTATION, Episode, stack
 from data_pipeline.sampling import PairShares, SamplingConfig
 from data_pipeline.stream import EpisodeStream
 from meta_train.collectives import sum_over_workers
-from meta_train.detectors.network import Features
-from meta_train.inner_loop import losses
+from meta_train.inner_loop import converged, losses, mean_loss
 from meta_train.learner import Learner
 from meta_train.outer_step import Episodes, label_episodes, to_episodes
+from meta_train.task_gradient import Task
 from meta_train.train_config import ValidationConfig
 
 _SEED = 20
@@ -42,20 +42,25 @@ def validate(
     config: ValidationConfig,
     *,
     num_steps: int,
+    diverges_at: float,
     lanes: Sequence[int],
 ) -> dict[str, float]:
     """Mean losses and overlaps after each inner step, over all workers' pair tasks.
+
+    Those that diverge are left out, of the means before any step too, and counted.
 
     Args:
         learner: is not changed.
         stream: from `validation_stream`.
         config: how many pairs.
         num_steps: K; the results are for steps 0..K.
+        diverges_at: which pairs do (`InnerLoopConfig`).
         lanes: this worker's share of ``range(config.batch_pairs)``.
 
     Returns:
         ``val/query_loss_k``, ``val/query_loss_cls_k``, ``val/query_loss_reg_k`` and ``val/iou_k``
-        for each step k; and ``val/query_loss_ratio``, the loss after all steps over that before.
+        for each step k; ``val/query_loss_ratio``, the loss after all steps over that before; and
+        ``val/diverged_pairs``. All but the last are NaN where every pair diverged.
         Where queries show look-alikes, the same of these alone as ``val/look_alike_...``, and
         their number, ``val/look_alike_pairs``.
     """
@@ -65,6 +70,9 @@ def validate(
             episode = stream.episode(lane, count)
             task = one_task(episode, learner)
             curves = task_curves(learner, prepare(learner, task), num_steps)
+            (first, last), query = curves.support_ends, torch.stack([*curves.query.values()])
+            if not converged(query, first, last, diverges_at):
+                continue
             overlap = box_iou(curves.peak_boxes, task.query_boxes[0])[:, 0]
             columns = [curves.query["cls"], curves.query["reg"], overlap, torch.ones_like(overlap)]
             found = torch.stack(columns).double().cpu()
@@ -73,6 +81,8 @@ def validate(
                 sums[1] += found
     (total,) = sum_over_workers([sums.to(learner.device)])  # NCCL sums no CPU tensors
     result = _means("val/", total[0])
+    num_drawn = config.num_pairs // config.batch_pairs * config.batch_pairs
+    result["val/diverged_pairs"] = num_drawn - float(total[0, 3, 0])
     if num_alike := float(total[1, 3, 0]):
         result |= _means("val/look_alike_", total[1]) | {"val/look_alike_pairs": num_alike}
     return result
@@ -80,32 +90,13 @@ def validate(
 
 def _means(prefix: str, sums: Float[Tensor, "4 steps"]) -> dict[str, float]:
     """Metrics from sums of both branches' losses, overlaps and pairs."""
-    cls, reg, iou, pairs = (row.tolist() for row in sums)
-    result = {f"{prefix}query_loss_ratio": (cls[-1] + reg[-1]) / (cls[0] + reg[0])}
-    for k, count in enumerate(pairs):
-        result |= {
-            f"{prefix}query_loss_{k}": (cls[k] + reg[k]) / count,
-            f"{prefix}query_loss_cls_{k}": cls[k] / count,
-            f"{prefix}query_loss_reg_{k}": reg[k] / count,
-            f"{prefix}iou_{k}": iou[k] / count,
-        }
+    cls, reg, iou = sums[:3] / sums[3]
+    both = cls + reg
+    result = {f"{prefix}query_loss_ratio": float(both[-1] / both[0])}
+    named = {"query_loss": both, "query_loss_cls": cls, "query_loss_reg": reg, "iou": iou}
+    for name, values in named.items():
+        result |= {f"{prefix}{name}_{k}": value for k, value in enumerate(values.tolist())}
     return result
-
-
-class Task(NamedTuple):
-    """A pair task up to the boundary of what adapts."""
-
-    support: Features
-    """Of the support images."""
-
-    support_labels: Any
-    """The detector's."""
-
-    query: Features
-    """Of the query."""
-
-    query_labels: Any
-    """The detector's."""
 
 
 class TaskCurves(NamedTuple):
@@ -116,6 +107,9 @@ class TaskCurves(NamedTuple):
 
     support: dict[str, Float[Tensor, "steps"]]
     """Each branch's loss on the support; empty where it was not asked for."""
+
+    support_ends: Float[Tensor, "2"]
+    """The support loss before the first step and before the last."""
 
     peak_boxes: Float[Tensor, "steps 4"]
     """The box at the query's highest score, in the crop."""
@@ -128,7 +122,7 @@ def one_task(episode: Episode, learner: Learner) -> Episodes:
 
 
 def prepare(learner: Learner, episode: Episodes) -> Task:
-    """The features and labels of a batch of one episode: what no inner step changes."""
+    """A batch of one episode at the boundary of what adapts: what no inner step changes."""
     query_labels, support_labels = label_episodes(learner.detector, episode)
     return Task(
         learner.features(episode.support_images[0]),
@@ -150,22 +144,29 @@ def task_curves(
         with_support: also look at the loss on the support, for a third more time (Fig. 5).
     """
     detector, weights = learner.detector, learner.weights
-    query, support, boxes = [], [], []
+    query, boxes = [], []
+    support: dict[int, dict[str, Tensor]] = {}
+    ends = 0, max(num_steps - 1, 0)
     for k in range(num_steps + 1):
         if k:
             weights = learner.adapt(weights, task.support, task.support_labels, num_steps=1)
         with torch.no_grad():
             outputs = learner.outputs(weights, task.query)
             query.append(detector.losses(outputs, task.query_labels))
-            if with_support:
-                found = losses(detector, weights, task.support, task.support_labels, learner.adapts)
-                support.append(found)
+            if with_support or k in ends:
+                support[k] = losses(
+                    detector, weights, task.support, task.support_labels, learner.adapts
+                )
         candidates, scores = detector.decode(outputs)
         boxes.append(candidates[0, scores[0].argmax()])
-    return TaskCurves(_by_step(query), _by_step(support), torch.stack(boxes))
+    return TaskCurves(
+        query=_by_step(query),
+        support=_by_step(list(support.values())) if with_support else {},
+        support_ends=torch.stack([mean_loss(support[k]) for k in ends]),
+        peak_boxes=torch.stack(boxes),
+    )
 
 
 def _by_step(found: list[dict[str, Tensor]]) -> dict[str, Float[Tensor, "steps"]]:
     """Each branch's mean loss over the images, step by step."""
-    branches = found[0] if found else ()
-    return {branch: torch.stack([each[branch].mean() for each in found]) for branch in branches}
+    return {branch: torch.stack([each[branch].mean() for each in found]) for branch in found[0]}

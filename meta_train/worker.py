@@ -291,18 +291,25 @@ def _validate(config: TrainConfig, state: TrainState, held_out: EpisodeStream, r
     steps = config.inner_loop.num_steps
     precision = config.outer_loop.precision
     with rounding(precision if precision == "bf16-all" else "fp32", rim.device):
-        metrics = validate(state.learner, held_out, config.validation, num_steps=steps, lanes=lanes)
+        metrics = validate(
+            state.learner,
+            held_out,
+            config.validation,
+            num_steps=steps,
+            diverges_at=config.inner_loop.diverges_at,
+            lanes=lanes,
+        )
     if rim.rank == 0:
         rim.log(metrics, state.iteration)
         logger.info(
             "outer step %d: held-out query loss %.4f -> %.4f, overlap at the peak %.3f -> %.3f "
-            "(before -> after %d inner steps)",
+            "(before -> after %d inner steps; %d pairs that diverged left out)",
             state.iteration,
             metrics["val/query_loss_0"],
             metrics[f"val/query_loss_{steps}"],
             metrics["val/iou_0"],
             metrics[f"val/iou_{steps}"],
-            steps,
+            *(steps, metrics["val/diverged_pairs"]),
         )
     return metrics
 

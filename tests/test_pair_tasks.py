@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy import ndarray
 from perfect_detector import small_learner
 from torch import Tensor
 
+from data_pipeline import pair_tasks
 from data_pipeline.crop_tracks import CropConfig
 from data_pipeline.look_alikes import look_alikes, siblings
 from data_pipeline.pair_tasks import (
@@ -192,6 +194,18 @@ def test_shards_that_know_no_look_alikes_give_no_subset(tiny_shards: str) -> Non
     assert count_look_alikes(tiny_shards, 0.9) == 0
 
 
+def test_shards_without_views_are_named(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pair_tasks._read_row
+
+    def without_views(*arguments: Any) -> Any:
+        row = real(*arguments)
+        return row._replace(alike=((),) * len(row.alike))
+
+    monkeypatch.setattr(pair_tasks, "_read_row", without_views)
+    with pytest.raises(ShardError, match=r"shard-.*: moved views .*expected.*--crops.num-views"):
+        draw_tasks(shards, FEW, part="report", val_fraction=VAL_FRACTION)
+
+
 def test_look_alikes_are_counted_in_held_out_videos_alone(shards: str) -> None:
     index = pq.read_table(Path(shards) / INDEX_FILE)
     total = sum(index["num_look_alikes"].to_pylist())
@@ -202,7 +216,7 @@ def test_look_alikes_are_counted_in_held_out_videos_alone(shards: str) -> None:
 def test_validation_counts_look_alikes_apart(learner: Learner, shards: str) -> None:
     held_out = validation_stream(shards, SamplingConfig(val_fraction=VAL_FRACTION))
     config = ValidationConfig(num_pairs=6, batch_pairs=2)
-    found = validate(learner, held_out, config, num_steps=1, lanes=range(2))
+    found = validate(learner, held_out, config, num_steps=1, diverges_at=math.inf, lanes=range(2))
     pairs = [held_out.episode(lane, count) for count in range(3) for lane in range(2)]
     alike = [episode for episode in pairs if episode.origin.shows_look_alike]
     assert 0 < len(alike) == found["val/look_alike_pairs"] < 6
@@ -317,7 +331,7 @@ def test_a_touch_of_a_look_alike_is_no_distraction() -> None:
     look_alike = torch.tensor([[100.0, 100.0, 140.0, 140.0]])
     peaks = look_alike + torch.tensor([[35.0], [10.0]]) * torch.tensor([1.0, 0.0, 1.0, 0.0])
     losses = {branch: torch.zeros(2) for branch in ("cls", "reg")}
-    found = pair_scores._values(TaskCurves(losses, losses, peaks), truth, look_alike)
+    found = pair_scores._values(TaskCurves(losses, losses, torch.ones(2), peaks), truth, look_alike)
     assert found[MEASURES.index("iou")].tolist() == [0.0, 0.0]
     assert found[MEASURES.index("distracted")].tolist() == [0.0, 1.0]
 

@@ -26,7 +26,7 @@ from meta_train.kernel_rates import KernelRatesConfig
 from meta_train.learner import Learner, initial_learner
 from meta_train.outer_step import OuterStep, meta_gradient, to_episodes
 from meta_train.train_config import ValidationConfig
-from meta_train.validation import validate, validation_stream
+from meta_train.validation import one_task, prepare, task_curves, validate, validation_stream
 
 SAMPLING = SamplingConfig(val_fraction=0.3)
 CONFIG = ValidationConfig(num_pairs=4, batch_pairs=2)
@@ -45,9 +45,11 @@ def learner() -> Learner:
     )
 
 
-def run(learner: Learner, shards: str, lanes: range = range(2)) -> dict[str, float]:
+def run(
+    learner: Learner, shards: str, lanes: range = range(2), diverges_at: float = 100.0
+) -> dict[str, float]:
     held_out = validation_stream(shards, SAMPLING)
-    return validate(learner, held_out, CONFIG, num_steps=2, lanes=lanes)
+    return validate(learner, held_out, CONFIG, num_steps=2, diverges_at=diverges_at, lanes=lanes)
 
 
 def test_losses_are_those_of_the_meta_loss_and_fall(learner: Learner, tiny_shards: str) -> None:
@@ -64,7 +66,30 @@ def test_losses_are_those_of_the_meta_loss_and_fall(learner: Learner, tiny_shard
         assert found[f"val/query_loss_{k}"] == pytest.approx(cls + reg, rel=1e-4)
     before, after = found["val/query_loss_0"], found["val/query_loss_2"]
     assert after < before and found["val/query_loss_ratio"] == pytest.approx(after / before)
-    assert len(found) == 4 * 3 + 1 and all(math.isfinite(value) for value in found.values())
+    assert (
+        len(found) == 4 * 3 + 2
+        and found["val/diverged_pairs"] == 0
+        and all(math.isfinite(value) for value in found.values())
+    )
+
+
+def test_pairs_that_diverge_are_left_out_and_counted(learner: Learner, tiny_shards: str) -> None:
+    high = {name: torch.full_like(rate, 1.0) for name, rate in learner.rates.items()}
+    wild = replace(learner, rates=high)
+    held_out = validation_stream(tiny_shards, SAMPLING)
+    pairs = [held_out.episode(lane, count) for count in range(2) for lane in range(2)]
+    curves = [task_curves(wild, prepare(wild, one_task(each, wild)), 2) for each in pairs]
+    growth = [float(last / first) for first, last in (each.support_ends for each in curves)]
+    bound = (min(growth) + max(growth)) / 2
+    kept = [each for each, by in zip(curves, growth, strict=True) if by < bound]
+    assert 0 < len(kept) < 4, "some do and some do not"
+    found = run(wild, tiny_shards, diverges_at=bound)
+    assert found["val/diverged_pairs"] == 4 - len(kept)
+    for k in (0, 2):
+        loss = float(torch.stack([each.query["cls"][k] for each in kept]).mean())
+        assert found[f"val/query_loss_cls_{k}"] == pytest.approx(loss, rel=1e-5)
+    none = run(wild, tiny_shards, diverges_at=min(growth) / 2)
+    assert none["val/diverged_pairs"] == 4 and math.isnan(none["val/query_loss_2"])
 
 
 def test_workers_shares_add_up(

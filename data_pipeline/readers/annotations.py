@@ -124,7 +124,7 @@ def read_rows(
         path: the file; empty lines in it do not count.
         expected: a row as it should be, e.g. ``x,y,w,h``: stands in the messages.
         counts: how many numbers a row may have; all rows must have as many as the first.
-        delimiter: a regular expression for what stands between two numbers.
+        delimiter: what stands between two numbers: a comma, or `ANY_DELIMITER`.
 
     Raises:
         DatasetError: the file cannot be read, holds no row, or a row is not such numbers.

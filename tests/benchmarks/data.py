@@ -164,12 +164,13 @@ def main() -> None:
     parser.add_argument("--tracks", type=int, default=10_000, help="scale")
     parser.add_argument("--pairs", type=int, default=320_000, help="scale: pairs of an epoch")
     parser.add_argument("--pairs-made", type=int, default=9_600, help="scale: decoded, to time it")
-    parser.add_argument("--folder", type=Path, help="kept, so that a later call goes on with it")
+    parser.add_argument("--folder", type=Path, help="scale: kept, and a later call goes on with it")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     for name in options.cases:
-        with tempfile.TemporaryDirectory(prefix=f"data-{name}-") as folder:
-            CASES[name](options, options.folder or Path(folder))
+        with tempfile.TemporaryDirectory(prefix=f"data-{name}-") as scratch:
+            kept = options.folder if name == "scale" else None  # others would time what is there
+            CASES[name](options, kept or Path(scratch))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import torch.distributed as dist
 
 from data_pipeline.episodes import EpisodeBatch
 from meta_train import worker
+from meta_train.collectives import broadcast_from_first
 from meta_train.detectors.backbone import BackboneConfig, calibrate
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.detectors.heads import HeadConfig
@@ -99,7 +100,8 @@ def measure(rank: int, world: int, rendezvous: str, options: argparse.Namespace)
     )
     batch = random_batch(options.pairs_each, rank)
     images = torch.from_numpy(batch.query_images).flatten(0, 1).movedim(-1, -3)
-    learner = replace(learner, weights=calibrate(learner.weights, images)).to(device)
+    weights = broadcast_from_first(calibrate(learner.weights, images))
+    learner = replace(learner, weights=weights).to(device)
     state = TrainState(config, learner, 0)
     setup = worker._setup(config, 10**9 if options.order == "second" else 0)
 

@@ -45,13 +45,12 @@ from data_pipeline.shards import (
     write_manifest,
 )
 from data_pipeline.synthetic_scenes import SyntheticConfig
-from meta_train.checkpoint import Checkpoint, save
+from meta_train.checkpoint import save
 from meta_train.detectors.backbone import BackboneConfig
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.detectors.heads import HeadConfig
 from meta_train.detectors.network import NetworkConfig
 from meta_train.inner_loop import InnerLoopConfig
-from meta_train.kernel_rates import KernelRatesConfig
 from meta_train.learner import initial_learner
 from meta_train.train_config import (
     OuterLoopConfig,
@@ -59,6 +58,7 @@ from meta_train.train_config import (
     TrainConfig,
     ValidationConfig,
 )
+from meta_train.train_state import TrainState
 
 if TYPE_CHECKING:
     from eval_jobs.sequence_job import SequenceJob
@@ -79,23 +79,28 @@ SLIM_DETECTOR = FcosConfig(
 )
 
 
-@pytest.fixture(scope="session")
-def slim_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest network, as it is before any training."""
+def untrained(config: TrainConfig, folder: Path) -> Path:
+    """Saves a checkpoint as it is before any step."""
     learner = initial_learner(
-        SLIM_DETECTOR,
-        KernelRatesConfig(),
-        adapts="head",
+        config.detector,
+        config.rates,
+        adapts=config.inner_loop.adapts,
         generator=torch.Generator().manual_seed(0),
     )
-    checkpoint = Checkpoint(
-        config=TrainConfig(detector=SLIM_DETECTOR),
-        weights=learner.weights,
-        rates=learner.rates,
-        optimizer={},
-        iteration=0,
-    )
-    return save(checkpoint, tmp_path_factory.mktemp("slim") / "best")
+    return save(TrainState(config, learner, 0).checkpoint(), folder)
+
+
+@pytest.fixture(scope="session")
+def slim_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest network, untrained."""
+    config = TrainConfig(detector=SLIM_DETECTOR)
+    return untrained(config, tmp_path_factory.mktemp("slim") / "best")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: TrainConfig) -> Path:
+    """Of a run by `tiny_config`, untrained."""
+    return untrained(tiny_config, tmp_path_factory.mktemp("tiny-checkpoint") / "best")
 
 
 @pytest.fixture(scope="session")

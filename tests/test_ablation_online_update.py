@@ -2,13 +2,8 @@
 
 from pathlib import Path
 
-import torch
-
 from eval_jobs.presets import PRESETS
-from meta_train import checkpoint as checkpoints
-from meta_train.checkpoint import Checkpoint
-from meta_train.learner import initial_learner
-from meta_train.train_config import TrainConfig, fingerprint
+from meta_train.train_config import fingerprint
 from search_spaces.online_update_cells import CELLS, online_update_study
 from search_spaces.plan import plan_text
 from search_spaces.study import trials
@@ -50,22 +45,8 @@ def test_the_papers_rows_are_table_3s() -> None:
     assert rows["none"]["fps"] == (85.0,) and not rows["both_every_5"]
 
 
-def test_a_given_checkpoint_is_not_trained(tmp_path: Path, tiny_config: TrainConfig) -> None:
-    learner = initial_learner(
-        tiny_config.detector,
-        tiny_config.rates,
-        adapts=tiny_config.inner_loop.adapts,
-        generator=torch.Generator().manual_seed(0),
-    )
-    content = Checkpoint(
-        config=tiny_config,
-        weights=learner.weights,
-        rates=learner.rates,
-        optimizer={},
-        iteration=0,
-    )
-    folder = str(checkpoints.save(content, tmp_path / "best"))
-    study = online_update_study(base_config(OPTIONS), (0, 1, 2), folder)
+def test_a_given_checkpoint_is_not_trained(tiny_checkpoint: Path) -> None:
+    study = online_update_study(base_config(OPTIONS), (0, 1, 2), str(tiny_checkpoint))
     assert [variant.seed for variant in study.variants] == [0] * len(CELLS)
     text = plan_text(study)
     assert "on 0 trainings" in text and "on the checkpoint given" in text

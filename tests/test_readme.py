@@ -7,10 +7,6 @@ import numpy as np
 import pytest
 
 from eval_jobs.tracker import Prediction
-from meta_train import checkpoint as checkpoints
-from meta_train.checkpoint import Checkpoint
-from meta_train.learner import initial_learner
-from meta_train.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,29 +20,11 @@ def blocks(language: str) -> list[str]:
     ]
 
 
-def test_three_lines_make_a_tracker(tiny_config: TrainConfig, tmp_path: Path) -> None:
-    import torch
-
-    learner = initial_learner(
-        tiny_config.detector,
-        tiny_config.rates,
-        adapts="head",
-        generator=torch.Generator().manual_seed(0),
-    )
-    folder = checkpoints.save(
-        Checkpoint(
-            config=tiny_config,
-            weights=learner.weights,
-            rates=learner.rates,
-            optimizer={},
-            iteration=0,
-        ),
-        tmp_path / "best",
-    )
+def test_three_lines_make_a_tracker(tiny_checkpoint: Path) -> None:
     (code,) = [block for block in blocks("python") if "OnlineTracker" in block]
     frames = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
     scope = {"first_frame": frames[0], "frame": frames[1], "box": np.array([30.0, 30, 60, 70])}
-    exec(code.replace("runs/RUN_ID/best", str(folder)), scope)
+    exec(code.replace("runs/RUN_ID/best", str(tiny_checkpoint)), scope)
     prediction = scope["prediction"]
     assert isinstance(prediction, Prediction)
     assert prediction.box.shape == (4,)

@@ -184,20 +184,22 @@ def test_what_a_killed_worker_could_not_deliver_is_delivered_by_the_driver(
     assert not Path(driver.handle.undelivered_dir).exists()
 
 
-def test_a_server_that_is_down_costs_no_exception_and_is_left_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def log_fifty_points(uri: str, folder: Path) -> None:
+    """As a worker whose server is at an address; all points are then left in the folder."""
     handle = run_log.RunHandle(
-        tracking_uri="http://127.0.0.1:1",
-        run_id="0" * 32,
-        experiment_id="1",
-        undelivered_dir=str(tmp_path / "undelivered"),
+        tracking_uri=uri, run_id="0" * 32, experiment_id="1", undelivered_dir=str(folder)
     )
     run = RunLog.attach(handle)
     for step in range(50):
         run.log_metrics({"loss": 0.5}, step)
+    assert len(UndeliveredFolder(folder).read_points()) == 50
+
+
+def test_a_server_that_is_down_costs_no_exception_and_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_fifty_points("http://127.0.0.1:1", tmp_path / "undelivered")
     assert caplog.text.count("failed, trying later") == 1
-    assert len(UndeliveredFolder(tmp_path / "undelivered").read_points()) == 50
 
 
 def test_a_server_that_never_answers_delays_one_step_by_its_time_out(
@@ -206,17 +208,9 @@ def test_a_server_that_never_answers_delays_one_step_by_its_time_out(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        handle = run_log.RunHandle(
-            tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}",
-            run_id="0" * 32,
-            experiment_id="1",
-            undelivered_dir=str(tmp_path / "undelivered"),
-        )
-        run = RunLog.attach(handle)
-        for step in range(50):
-            run.log_metrics({"loss": 0.5}, step)
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        log_fifty_points(address, tmp_path / "undelivered")
     assert caplog.text.count("failed, trying later") == 1
-    assert len(UndeliveredFolder(tmp_path / "undelivered").read_points()) == 50
 
 
 def test_a_cut_line_of_undelivered_points_is_left_out(

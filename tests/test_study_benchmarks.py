@@ -6,13 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from eval_jobs.sequence_job import SequenceJob
-from meta_train import checkpoint as checkpoints
-from meta_train.checkpoint import Checkpoint
-from meta_train.learner import initial_learner
 from meta_train.run_log import MlflowConfig
 from meta_train.train_config import TrainConfig
 from search_spaces import trial_run
@@ -29,6 +25,7 @@ NUM_FRAMES = 5
 @pytest.fixture
 def vot_study(
     tiny_config: TrainConfig,
+    tiny_checkpoint: Path,
     tmp_path: Path,
     database: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -47,26 +44,13 @@ def vot_study(
     (folder / "list.txt").write_text("ball1\nbook\n")
 
     monkeypatch.setattr(trial_run, "log_scores", lambda *arguments: None)  # its plots take seconds
-    learner = initial_learner(
-        tiny_config.detector,
-        tiny_config.rates,
-        adapts="head",
-        generator=torch.Generator().manual_seed(0),
-    )
-    content = Checkpoint(
-        config=tiny_config,
-        weights=learner.weights,
-        rates=learner.rates,
-        optimizer={},
-        iteration=0,
-    )
     base = PipelineConfig(
         train=tiny_config,
         evaluation=EvaluationConfig(benchmark="vot2018", folder=str(folder), partial=True),
         mlflow=MlflowConfig(tracking_uri=database, undelivered_dir=str(tmp_path / "left")),
         storage=str(tmp_path / "runs"),
     )
-    return online_update_study(base, (0,), str(checkpoints.save(content, tmp_path / "best")))
+    return online_update_study(base, (0,), str(tiny_checkpoint))
 
 
 def test_a_study_on_vot_is_run_with_resets_and_compared_by_eao(vot_study: Study) -> None:

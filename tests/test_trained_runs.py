@@ -1,6 +1,8 @@
 """A config is trained once: finished runs are found by what they trained; constant rates."""
 
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,46 +11,31 @@ import torch
 
 from data_pipeline.manifest import read_manifest
 from eval_jobs.constant_rates import best_rate, with_constant_rate
-from meta_train import checkpoint as checkpoints
-from meta_train.checkpoint import Checkpoint, CheckpointError, content_digest, load
-from meta_train.learner import initial_learner
+from meta_train.checkpoint import CheckpointError, content_digest, load
 from meta_train.train_config import ScalingConfig, TrainConfig, fingerprint
 from meta_train.trained_runs import TrainResult, keep_result, trained_runs
 
-
-def untrained(config: TrainConfig, folder: Path) -> Path:
-    """A checkpoint before any step."""
-    learner = initial_learner(
-        config.detector,
-        config.rates,
-        adapts=config.inner_loop.adapts,
-        generator=torch.Generator().manual_seed(0),
-    )
-    return checkpoints.save(
-        Checkpoint(
-            config=config,
-            weights=learner.weights,
-            rates=learner.rates,
-            optimizer={},
-            iteration=0,
-        ),
-        folder,
-    )
+FinishedRun = Callable[..., TrainResult]
 
 
-def finished_run(
-    config: TrainConfig, storage: Path, run_id: str, init_from: str | None = None
-) -> TrainResult:
-    best = untrained(config, storage / run_id / "best")
-    result = TrainResult(
-        run_id=run_id, best=str(best), last=str(storage / run_id / "last"), metrics={"val/x": 0.5}
-    )
-    keep_result(config, str(storage), result, init_from)
-    return result
+@pytest.fixture
+def finished_run(tiny_checkpoint: Path) -> FinishedRun:
+    """Leaves what a run by a config leaves, as far as it is looked at."""
+
+    def finish(
+        config: TrainConfig, storage: Path, run_id: str, init_from: str | None = None
+    ) -> TrainResult:
+        best = shutil.copytree(tiny_checkpoint, storage / run_id / "best")
+        last = str(storage / run_id / "last")
+        result = TrainResult(run_id=run_id, best=str(best), last=last, metrics={"val/x": 0.5})
+        keep_result(config, str(storage), result, init_from)
+        return result
+
+    return finish
 
 
 def test_a_run_is_found_by_what_it_trained_not_by_where(
-    tmp_path: Path, tiny_config: TrainConfig
+    tmp_path: Path, tiny_config: TrainConfig, finished_run: FinishedRun
 ) -> None:
     data = read_manifest(tiny_config.shards).fingerprint
     result = finished_run(tiny_config, tmp_path, "mine")
@@ -60,14 +47,14 @@ def test_a_run_is_found_by_what_it_trained_not_by_where(
 
 
 def test_a_run_that_started_from_other_weights_serves_nobody_else(
-    tmp_path: Path, tiny_config: TrainConfig
+    tmp_path: Path, tiny_config: TrainConfig, finished_run: FinishedRun
 ) -> None:
     finished_run(tiny_config, tmp_path, "tuned", init_from="/somewhere/best")
     assert trained_runs(str(tmp_path)) == {}
 
 
 def test_a_moved_storage_is_read_where_it_is_and_a_lost_checkpoint_is_left_out(
-    tmp_path: Path, tiny_config: TrainConfig
+    tmp_path: Path, tiny_config: TrainConfig, finished_run: FinishedRun
 ) -> None:
     finished_run(tiny_config, tmp_path / "old", "mine")
     (tmp_path / "old").rename(tmp_path / "new")
@@ -78,9 +65,9 @@ def test_a_moved_storage_is_read_where_it_is_and_a_lost_checkpoint_is_left_out(
 
 
 def test_a_constant_rate_replaces_all_rates_and_nothing_else(
-    tmp_path: Path, tiny_config: TrainConfig
+    tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    original = untrained(tiny_config, tmp_path / "best")
+    original = tiny_checkpoint
     copied = with_constant_rate(original, 0.03, tmp_path)
     before, after = load(original), load(copied)
     assert all(bool((rate == 0.03).all()) for rate in after.rates.values())

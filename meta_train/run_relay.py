@@ -2,7 +2,7 @@
 
 A database is a file on the driver's machine, and a server on loopback answers there alone. Where a
 cluster has other nodes, the driver starts a relay: one actor on its own node that logs for them. It
-holds a `RunLog`, so what MLflow does not take waits on the driver's disk and `finish` delivers it.
+uses `RunLog`, so what MLflow does not take waits on the driver's disk and `finish` delivers it.
 """
 
 import ipaddress
@@ -10,10 +10,10 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from meta_train.placement import cluster_nodes
 from meta_train.run_log import RETRY_SECONDS, RunHandle, RunLog
 from meta_train.undelivered import expect_metric_names
 
@@ -54,24 +54,35 @@ def is_local(tracking_uri: str) -> bool:
 
 
 def route_to(handle: RunHandle) -> RunRoute:
-    """The route to a run, for the process that waits for the others; it is connected to Ray.
-
-    A relay, where one is needed, ends when the caller lets go of the route.
-    """
-    if not is_local(handle.tracking_uri) or len(cluster_nodes()) < 2:
+    """The route to a run, for the process that waits for the others; it is connected to Ray."""
+    if not is_local(handle.tracking_uri):
         return RunRoute(handle=handle)
+    import ray
+
+    from meta_train.placement import cluster_nodes  # needs torch, which a relay starts without
+
+    if len(cluster_nodes()) < 2:
+        return RunRoute(handle=handle)
+    context = ray.get_runtime_context()
+    node = context.get_node_id()
+    relay = _own_relay(node, f"{context.gcs_address} {context.get_job_id()}")
+    return RunRoute(handle=handle, relay=relay, relay_node=node)
+
+
+@lru_cache(maxsize=1)
+def _own_relay(node: str, connection: str) -> Any:
+    """The relay of this process while it is connected to Ray as it is now."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = ray.get_runtime_context().get_node_id()
     relay = ray.remote(_Relay).options(
         num_cpus=0,
         # An answer that was lost is asked for again: each step is stored once.
         max_restarts=-1,
         max_task_retries=-1,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
     )
-    return RunRoute(handle=handle, relay=relay.remote(handle), relay_node=here)
+    return relay.remote()
 
 
 def attach(route: RunRoute) -> "RunLog | RelayedLog":
@@ -115,8 +126,9 @@ class RelayedLog:
     def _send(self, *, is_last: bool) -> None:
         import ray
 
+        asked = self._route.handle, self._waiting, is_last
         try:
-            ray.get(self._route.relay.log.remote(self._waiting, is_last), timeout=RELAY_SECONDS)
+            ray.get(self._route.relay.log.remote(*asked), timeout=RELAY_SECONDS)
         except ray.exceptions.RayError as error:
             self._retry_at = time.monotonic() + RETRY_SECONDS
             log.warning("the relay to MLflow failed, trying later: %s", error)
@@ -127,12 +139,15 @@ class RelayedLog:
 class _Relay:
     """The actor on the driver's node."""
 
-    def __init__(self, handle: RunHandle) -> None:
-        self._run_log = RunLog.attach(handle)
+    def __init__(self) -> None:
+        self._attached = lru_cache(maxsize=8)(RunLog.attach)
 
-    def log(self, waiting: list[tuple[dict[str, float], int]], is_last: bool) -> None:
+    def log(
+        self, handle: RunHandle, waiting: list[tuple[dict[str, float], int]], is_last: bool
+    ) -> None:
         """Logs what a process sends; after its last, tries at once to deliver all."""
+        run_log = self._attached(handle)
         for values, step in waiting:
-            self._run_log.log_metrics(values, step)
+            run_log.log_metrics(values, step)
         if is_last:
-            self._run_log.close()
+            run_log.close()

@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import ray
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from meta_train import run_relay, run_store
+from meta_train import placement, run_relay, run_store
 from meta_train.run_log import RunHandle, RunLog
 from meta_train.run_relay import RelayedLog, RunRoute, _Relay, attach, is_local, route_to
 
@@ -46,8 +47,8 @@ class FakeMlflow(MlflowClient):
 class FakeActor:
     """A relay in this process. What goes to it and what it raises is pickled, as by Ray."""
 
-    def __init__(self, handle: RunHandle) -> None:
-        self.relay = _Relay(handle)
+    def __init__(self) -> None:
+        self.relay = _Relay()
         self.is_lost = False
         self.log = SimpleNamespace(remote=lambda *given: lambda: self._log(*given))
 
@@ -79,7 +80,7 @@ def elsewhere(
     mlflow: FakeMlflow, handle: RunHandle, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], RelayedLog]:
     """Gives the run as processes on another node than the relay's see it."""
-    actor = FakeActor(handle)
+    actor = FakeActor()
     route = RunRoute(handle=handle, relay=actor, relay_node=DRIVERS)
     on(ANOTHER, monkeypatch)
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer())
@@ -92,9 +93,11 @@ def elsewhere(
     return another_process
 
 
-def on(node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def on(node: str, monkeypatch: pytest.MonkeyPatch, job: str = "01") -> None:
     """As if this process ran on that node."""
-    context = SimpleNamespace(get_node_id=lambda: node)
+    context = SimpleNamespace(
+        get_node_id=lambda: node, get_job_id=lambda: job, gcs_address="10.0.0.7:6379"
+    )
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
 
 
@@ -114,16 +117,20 @@ def test_what_only_one_machine_reaches_needs_a_relay(
     uri: str, local: bool, handle: RunHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert is_local(uri) is local
-    started = []
-    actor = SimpleNamespace(options=lambda **given: SimpleNamespace(remote=started.append))
+    actor = SimpleNamespace(options=lambda **given: SimpleNamespace(remote=object))
     monkeypatch.setattr(ray, "remote", lambda kind: actor)
     on(DRIVERS, monkeypatch)
-    own = RunHandle(**{**vars(handle), "tracking_uri": uri})
-    monkeypatch.setattr(run_relay, "cluster_nodes", lambda: [{"CPU": 2.0}])
+    own = replace(handle, tracking_uri=uri)
+    monkeypatch.setattr(placement, "cluster_nodes", lambda: [{"CPU": 2.0}])
     assert route_to(own) == RunRoute(handle=own)
-    monkeypatch.setattr(run_relay, "cluster_nodes", lambda: [{"CPU": 0.0}, {"CPU": 2.0}])
-    assert route_to(own).relay_node == (DRIVERS if local else "")
-    assert started == ([own] if local else [])
+    monkeypatch.setattr(placement, "cluster_nodes", lambda: [{"CPU": 0.0}, {"CPU": 2.0}])
+    route = route_to(own)
+    assert route.relay_node == (DRIVERS if local else "")
+    assert (route.relay is not None) is local
+    assert route_to(handle).relay is route_to(replace(handle, run_id="8" * 32)).relay
+    first = route_to(handle).relay
+    on(DRIVERS, monkeypatch, job="02")
+    assert route_to(handle).relay is not first, "another connection to Ray has another relay"
 
 
 def test_a_process_beside_the_driver_logs_by_itself(

@@ -104,7 +104,7 @@ def work(folder: Path) -> dict[str, object]:
     )
     result = run(study)
     num_runs = config.synthetic.num_val_videos
-    watch.end("study", {"RayTrainWorker": 2, "run_job": num_runs * len(CELLS), "_Relay": 3})
+    watch.end("study", {"RayTrainWorker": 2, "run_job": num_runs * len(CELLS), "_Relay": 1})
     trained = find_trained(pipeline.with_data(config, config.storage))
     assert trained, "the study has trained it"
     specs = phase_specs(Path(trained.best), TrackerConfig(), ("before",), name="again")
@@ -134,6 +134,8 @@ def main() -> None:
             "resources": DRIVER_RESOURCES,
             "include_dashboard": True,
             "dashboard_port": None,  # a free one
+            # Processes are kept for what comes next, since to start one takes longer than its work.
+            "_system_config": {"idle_worker_killing_time_threshold_ms": 600_000},
             "object_store_memory": STORE_BYTES,
         },
     )

@@ -47,7 +47,7 @@ from data_pipeline.shards import (
     read_notes,
     write_manifest,
 )
-from data_pipeline.steady_storage import answered, open_steady, write_file
+from data_pipeline.steady_storage import StorageError, answered, open_steady, write_file
 from data_pipeline.storage import (
     atomic_output,
     exists,
@@ -55,6 +55,7 @@ from data_pipeline.storage import (
     remove_partials,
     run_token,
 )
+from data_pipeline.tracks import DatasetError
 
 __all__ = [
     "CropConfig",
@@ -67,6 +68,10 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"
+
+FAILURES = {each.__name__: each for each in (DatasetError, ShardError, StorageError)}
+"""What a worker returns and does not raise: Ray Data would add to it, and log it as a failure of
+its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +155,11 @@ def _write_shards(config: PreprocessConfig, plans: ShardPlans) -> int:
         "run": run_token(),
     }
     dataset = ray.data.range(len(plans), override_num_blocks=len(plans))
-    dataset = dataset.map(_write_planned_shard, fn_kwargs=settings)
+    dataset = dataset.map(_write_planned_shard, fn_kwargs=settings, num_cpus=config.cpus_per_task)
     images = 0
     for count, row in enumerate(dataset.iter_rows(), start=1):
+        if row["failure"]:
+            raise FAILURES[row["failure"]](row["message"])
         images += int(row["images"])
         logger.info("%d of %d shards, last %s", count, len(plans), row["shard"])
     return images
@@ -161,12 +168,16 @@ def _write_shards(config: PreprocessConfig, plans: ShardPlans) -> int:
 def _write_planned_shard(
     row: dict[str, Any], plans: list[Any], output: str, config: CropConfig, run: str
 ) -> dict[str, Any]:
-    """The task of a worker: its plan's shard."""
+    """The task of a worker: its plan's shard, or why there is none."""
     import ray
 
     cv2.setNumThreads(1)
     plan = ray.get(plans[row["id"]])
-    return {"shard": plan.shard, "images": write_shard(plan, output, config, run)}
+    done = {"shard": plan.shard, "images": 0, "failure": "", "message": ""}
+    try:
+        return done | {"images": write_shard(plan, output, config, run)}
+    except tuple(FAILURES.values()) as error:
+        return done | {"failure": type(error).__name__, "message": str(error)}
 
 
 def write_shard(plan: ShardPlan, output: str, config: CropConfig, run: str | None = None) -> int:
@@ -281,6 +292,7 @@ def main(
     crops: CropConfig,
     max_shard_bytes: int = PreprocessConfig.max_shard_bytes,
     min_shards: int = PreprocessConfig.min_shards,
+    cpus_per_task: float = PreprocessConfig.cpus_per_task,
     address: str | None = None,
 ) -> None:
     """Cuts datasets into shards of crops.
@@ -291,6 +303,7 @@ def main(
         crops: what is cut from each frame.
         max_shard_bytes: about the largest size of a shard.
         min_shards: at least this many shards.
+        cpus_per_task: share of a core for a task; 1 where memory is short.
         address: of the Ray cluster; "local" starts one, "auto" finds the one that this machine is
             in. RAY_ADDRESS where not given, and "local" where that is not set.
     """
@@ -300,6 +313,7 @@ def main(
         crops=crops,
         max_shard_bytes=max_shard_bytes,
         min_shards=min_shards,
+        cpus_per_task=cpus_per_task,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with ray_session(address or default_address()):

@@ -67,10 +67,17 @@ class PreprocessConfig:
     min_shards: int = 16
     """At least this many shards, so that small datasets are cut in parallel, too."""
 
+    cpus_per_task: float = 0.5
+    """Share of a core that Ray counts for a task. Ray Data looks for ended tasks ten times a
+    second: a core with one task rests up to .2 s after each shard; of two, one works while the
+    other rests. A task needs about 300 MB of memory."""
+
     def __post_init__(self) -> None:
         expect_no_secret(self.output, "output")
         if not self.sources:
             raise ValueError("sources must name at least one dataset, got none")
+        if self.cpus_per_task <= 0:
+            raise ValueError(f"cpus_per_task must be positive, got {self.cpus_per_task}")
         for name in ("max_shard_bytes", "min_shards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

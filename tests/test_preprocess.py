@@ -21,6 +21,7 @@ from data_pipeline.crops import search_window
 from data_pipeline.preprocess import (
     PreprocessConfig,
     SourceConfig,
+    describe,
     preprocess,
     write_shard,
 )
@@ -310,3 +311,29 @@ def test_a_killed_run_goes_on_to_the_same_rows(tmp_path: Path, ray_session: None
     assert again.images_written == 0 and again.manifest == read_manifest(second.output)
     with pytest.raises(ShardError, match="holds those of other sources or settings"):
         preprocess(replace(second, crops=CropConfig(seed=9)))
+
+
+@pytest.mark.ray
+def test_a_broken_image_ends_the_run_unless_it_is_to_be_left_out(
+    tmp_path: Path, ray_session: None
+) -> None:
+    sources = make_sources(tmp_path)
+    broken = [tmp_path / f"got/train/video_{i}/00000003.jpg" for i in (1, 2)]
+    for path in broken:
+        path.write_bytes(b"no image")
+    config = PreprocessConfig(sources=sources, output=str(tmp_path / "shards"), min_shards=3)
+    with pytest.raises(DatasetError, match=r"00000003\.jpg: does not decode .*8 bytes.*Download"):
+        preprocess(config)
+    assert not (tmp_path / "shards" / "manifest.json").exists()
+    skipping = replace(
+        config, output=str(tmp_path / "other"), crops=CropConfig(on_broken_image="skip")
+    )
+    report = preprocess(skipping)
+    assert report.manifest.counts["got10k"].frames == 18
+    assert report.dropped == {"broken image": 2, "box too small": 1}
+    assert sorted(message.partition(":")[0] for message in report.broken_images) == [
+        str(path) for path in broken
+    ]
+    told = describe(report)
+    assert "frames left out, broken image: 2" in told
+    assert all(f"left out as broken: {path}: does not decode" in told for path in broken)

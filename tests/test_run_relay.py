@@ -171,6 +171,19 @@ def test_what_mlflow_did_not_take_is_delivered_by_the_driver(
     assert mlflow.stored == [("loss", 0, 1.0)]
 
 
+def test_a_worker_that_ends_has_the_relay_deliver_at_once(
+    mlflow: FakeMlflow, elsewhere: Callable[[], RelayedLog]
+) -> None:
+    worker = elsewhere()
+    mlflow.is_down = True
+    worker.log_metrics({"loss": 1.0}, 0)
+    mlflow.is_down = False
+    worker.log_metrics({"loss": 0.5}, 1)
+    assert mlflow.stored == [], "MLflow is left alone for a while"
+    worker.close()
+    assert mlflow.stored == [("loss", 0, 1.0), ("loss", 1, 0.5)]
+
+
 def test_a_relay_that_is_lost_for_a_while_loses_nothing(
     mlflow: FakeMlflow,
     elsewhere: Callable[[], RelayedLog],

@@ -1,5 +1,6 @@
 """How a script ends on an error that its user can mend: with its message, and exit code 1."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,8 +15,8 @@ def clear_errors(*others: type[Exception]) -> Iterator[None]:
     An error that Ray brings from another process counts as what it was there.
 
     Args:
-        others: further classes whose messages are for users where this stands, such as
-            `ValueError` while settings are read.
+        others: further classes whose messages are for users, such as `ValueError` of settings;
+            where a library raised a `ValueError`, its traceback stays: that is a bug.
 
     Raises:
         SystemExit: in the place of such an error, which stands in its message.
@@ -23,10 +24,28 @@ def clear_errors(*others: type[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = error
-        while isinstance(inner := getattr(cause, "cause", None), Exception):
-            cause = inner
+        cause = innermost(error)
         is_own = type(cause).__module__.partition(".")[0] in OWN_PACKAGES
-        if is_own or isinstance(cause, others):
+        is_told = isinstance(cause, others) and (
+            isinstance(cause, OSError) or _is_raised_here(cause)
+        )
+        if is_own or is_told:
             raise SystemExit(f"error: {cause}") from error
         raise
+
+
+def innermost(error: Exception) -> Exception:
+    """What Ray, Ray Train or Ray Tune wrapped, perhaps several times."""
+    workers = getattr(error, "worker_failures", None) or {}
+    inner = [getattr(error, name, None) for name in ("cause", "controller_failure", "_base_exc")]
+    for candidate in (*inner, *workers.values()):
+        if isinstance(candidate, Exception):
+            return innermost(candidate)
+    return error
+
+
+def _is_raised_here(error: Exception) -> bool:
+    """Whether the project itself raised an error in this process, and not a library."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = (*OWN_PACKAGES, "__main__")
+    return bool(frames) and frames[-1].f_globals["__name__"].partition(".")[0] in names

@@ -177,7 +177,8 @@ def _write_planned_shard(
     try:
         return done | {"images": write_shard(plan, output, config, run)}
     except tuple(FAILURES.values()) as error:
-        return done | {"failure": type(error).__name__, "message": str(error)}
+        failure = next(name for name, kind in FAILURES.items() if isinstance(error, kind))
+        return done | {"failure": failure, "message": str(error)}
 
 
 def write_shard(plan: ShardPlan, output: str, config: CropConfig, run: str | None = None) -> int:

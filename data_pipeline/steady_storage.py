@@ -131,7 +131,7 @@ def read_file(folder: str, name: str) -> bytes | None:
 
     try:
         return answered(attempt, f"{folder}/{name}")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -157,9 +157,10 @@ def put_folder(
     target: str,
     policy: RetryPolicy | None = None,
 ) -> None:
-    """Copies a local folder into a storage; where that fails for good, nothing of it stays there.
+    """Copies a local folder into a storage; where that fails for good, a new one is taken away.
 
-    Where there is a folder of that name already, its files are replaced one by one.
+    Where there is a folder of that name already, its files are replaced one by one, so that a
+    failure leaves a mix of both.
 
     Raises:
         OSError: the storage failed longer than the policy waits, or is full.

@@ -23,6 +23,7 @@ from data_pipeline.storage import remove_partials
 from meta_train.checkpoint import load, mend_saves, save
 from meta_train.run_checkpoints import StoredCheckpoint, newest_whole
 from meta_train.train_config import TrainConfig, from_json, resolved, to_json
+from meta_train.validation import held_out_rank
 from meta_train.worker import Metrics, Rim, train
 
 logger = logging.getLogger(__name__)
@@ -166,10 +167,9 @@ def _forget_after(folder: Path, iteration: int) -> None:
 
 
 def _keep_best(folder: Path, checkpoint: Path, num_steps: int) -> None:
-    """Copies a checkpoint to `best` if no point of the curves has a lower held-out loss."""
-    name = f"val/query_loss_{num_steps}"
-    losses = {p["iteration"]: p[name] for p in _points(folder) if name in p}
-    finite = [iteration for iteration, loss in losses.items() if math.isfinite(loss)]
-    best = min(finite, key=lambda iteration: losses[iteration], default=None)
+    """Copies a checkpoint to `best` if no point of the curves ranks before it."""
+    ranks = {p["iteration"]: held_out_rank(p, num_steps) for p in _points(folder)}
+    finite = [iteration for iteration, rank in ranks.items() if math.isfinite(rank)]
+    best = min(finite, key=lambda iteration: ranks[iteration], default=None)
     if best == _iteration(checkpoint):
         save(load(checkpoint), folder / _BEST)

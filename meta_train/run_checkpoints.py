@@ -31,7 +31,7 @@ class StoredCheckpoint:
 
 
 def upload(folder: Path, target: StoredCheckpoint) -> None:
-    """Stores a local checkpoint; what fails for good leaves nothing behind.
+    """Stores a local checkpoint, as `put_folder` does.
 
     Raises:
         CheckpointError: the storage is full.

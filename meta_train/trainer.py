@@ -37,6 +37,7 @@ from meta_train.run_relay import attach, route_to
 from meta_train.train_config import TrainConfig, from_json, resolved, to_json
 from meta_train.trained_runs import TrainResult as TrainResult
 from meta_train.trained_runs import keep_result
+from meta_train.validation import held_out_rank
 from meta_train.worker import DivergedError, Metrics, Rim, train
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 _CONFIG_FILE = "config.json"
 _SCORE = "val/query_loss_after"
 _PAIRS = "pairs"
-_NOT_VALIDATED = 1e9  # ranks behind every checkpoint that was
+_NOT_VALIDATED = 1e30  # ranks behind every checkpoint that was
 
 
 class UnknownRunError(ValueError):
@@ -247,9 +248,10 @@ def _run_worker(arguments: dict[str, Any]) -> str | None:
             judged = judge(folder)
             log(judged, int(metrics["iteration"]))
             metrics = metrics | judged
-        score = metrics.get(f"val/query_loss_{config.inner_loop.num_steps}", _NOT_VALIDATED)
+        score = held_out_rank(metrics, config.inner_loop.num_steps)
         if not math.isfinite(score):
-            logger.warning("the held-out loss is %s: this checkpoint cannot be the best", score)
+            if "val/query_loss_ratio" in metrics:
+                logger.warning("the held-out loss is %s: this checkpoint cannot be the best", score)
             score = _NOT_VALIDATED
         checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder else None
         ray.train.report(

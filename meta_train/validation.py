@@ -6,7 +6,8 @@ the score's peak, without priors, are taken after each inner step. Those whose q
 look-alike also count apart: there it does not help to find anything of the target's kind.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -27,6 +28,9 @@ from meta_train.train_config import ValidationConfig
 
 _SEED = 20
 """Of the validation's pairs: the same for every run, so that runs compare."""
+
+_LARGE = 1e9
+"""Beyond any loss."""
 
 
 def validation_stream(shards: str, sampling: SamplingConfig) -> EpisodeStream:
@@ -86,6 +90,15 @@ def validate(
     if num_alike := float(total[1, 3, 0]):
         result |= _means("val/look_alike_", total[1]) | {"val/look_alike_pairs": num_alike}
     return result
+
+
+def held_out_rank(metrics: Mapping[str, float | int], num_steps: int) -> float:
+    """What orders checkpoints, the best first: fewer pairs that diverge, then a lower loss.
+
+    Not finite where the metrics hold no validation, or every pair diverged.
+    """
+    loss = metrics.get(f"val/query_loss_{num_steps}", math.nan)
+    return _LARGE * metrics.get("val/diverged_pairs", 0.0) + loss
 
 
 def _means(prefix: str, sums: Float[Tensor, "4 steps"]) -> dict[str, float]:

@@ -69,9 +69,15 @@ def rows(folder: Path) -> list[tuple[object, ...]]:
     found = []
     for entry in read_index(str(folder)).to_pylist():
         chunk = read_chunks(str(folder), entry["shard"], entry["row_group"])[entry["row_in_group"]]
-        values = (getattr(chunk, field.name) for field in fields(chunk))
-        found.append(tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in values))
+        found.append(tuple(comparable(getattr(chunk, field.name)) for field in fields(chunk)))
     return found
+
+
+def comparable(value: object) -> object:
+    """A value of a row, whose ``==`` says whether all of it is the same."""
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    return tuple(map(comparable, value)) if isinstance(value, tuple) else value
 
 
 def kill_often(videos: Path, clean: Path, killed: Path, *, kills: int, rng: random.Random) -> None:

@@ -1,11 +1,17 @@
 """How scripts end on errors that their users can mend."""
 
+import json
+from pathlib import Path
+
 import pytest
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from data_pipeline.clear_errors import clear_errors
 from data_pipeline.json_files import StoredFileError
 from data_pipeline.manifest import ShardError
 from data_pipeline.ray_session import ClusterError
+from data_pipeline.synthetic_scenes import SyntheticConfig
 
 
 class FromElsewhereError(RuntimeError):
@@ -22,6 +28,8 @@ class FromElsewhereError(RuntimeError):
         ClusterError("start it"),
         StoredFileError("start it"),
         FromElsewhereError(FromElsewhereError(ShardError("start it"))),
+        WorkerGroupError("", {0: UserExceptionWithTraceback(ShardError("start it"), "Traceback")}),
+        ControllerError(ClusterError("start it")),
     ],
 )
 def test_an_error_of_ours_is_its_message(error: Exception) -> None:
@@ -38,5 +46,12 @@ def test_any_other_error_keeps_its_traceback_unless_it_is_named() -> None:
     for error in (ValueError("a bug"), FromElsewhereError(KeyError("a bug"))):
         with pytest.raises(type(error)), clear_errors():
             raise error
-    with pytest.raises(SystemExit, match="error: no such setting"), clear_errors(ValueError):
-        raise ValueError("no such setting")
+    with pytest.raises(SystemExit, match="error: seed must be"), clear_errors(ValueError):
+        SyntheticConfig(seed=-1)
+
+
+def test_a_library_s_value_error_keeps_its_traceback() -> None:
+    with pytest.raises(ValueError), clear_errors(ValueError):
+        json.loads("no JSON")
+    with pytest.raises(SystemExit, match=r"error: .*gone"), clear_errors(OSError):
+        Path("gone").read_text()

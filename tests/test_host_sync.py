@@ -1,6 +1,7 @@
 """An outer step never waits for the device: nothing in it copies a value to the host.
 
-What is left is the reading of a point of the curves, every ``log_every`` steps.
+What is left is the reading of a point of the curves, every ``log_every`` steps, and of the notice
+of the step before, which the device has passed.
 """
 
 from dataclasses import replace

@@ -20,6 +20,7 @@ SCRIPTS = (
     "meta_train/train_locally.py",
     "data_pipeline/check_dataset.py",
     "data_pipeline/preprocess.py",
+    "eval_jobs/export_tracker.py",
     "eval_jobs/pair_tasks.py",
     "eval_jobs/run_benchmarks.py",
     "eval_jobs/show_failures.py",
@@ -146,6 +147,6 @@ def test_a_script_explains_itself(script: str, run_script: Callable[..., Any]) -
 
 def test_a_script_needs_no_installation_of_the_project(tmp_path: Path) -> None:
     """Python finds the packages beside the script's folder, from any folder."""
-    command = [sys.executable, ROOT / "data_pipeline" / "check_dataset.py", "--help"]
+    command = [sys.executable, ROOT / "meta_train" / "launch.py", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,9 @@
 import json
-import multiprocessing
+import os
 import pickle
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,22 +247,19 @@ def test_wrong_names_are_refused(store: MlflowConfig) -> None:
         MlflowConfig(tracking_uri="./mlruns")
 
 
-def create_run(tracking_uri: str) -> None:
-    """What each of several processes does."""
-    config = MlflowConfig(tracking_uri=tracking_uri)
-    RunLog.start(config, run_name="r", params={}, tags={}).finish()
-
-
 def test_processes_that_create_one_database_at_once_all_get_a_run(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")  # with what is imported
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    processes = [context.Process(target=create_run, args=(uri,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert len(MlflowClient(uri).search_runs(["1"])) == 3
+    code = (
+        "from meta_train.run_log import *;"
+        "RunLog.start(MlflowConfig(), run_name='r', params={}, tags={}).finish()"
+    )
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+        for _ in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert len(client.search_runs(["1"])) == 2
 
 
 def test_only_a_relative_database_moves() -> None:

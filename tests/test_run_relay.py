@@ -45,7 +45,7 @@ class FakeMlflow(MlflowClient):
 
 
 class FakeActor:
-    """A relay in this process. What goes to it and what it raises is pickled, as by Ray."""
+    """A relay in this process. What goes to it is pickled, as by Ray."""
 
     def __init__(self) -> None:
         self.relay = _Relay()

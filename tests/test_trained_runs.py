@@ -46,6 +46,12 @@ def test_a_run_is_found_by_what_it_trained_not_by_where(
     assert trained_runs(str(tmp_path / "none")) == {}
 
 
+def test_other_files_in_the_storage_are_no_runs(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "other").mkdir()
+    assert trained_runs(str(tmp_path)) == {}
+
+
 def test_a_run_that_started_from_other_weights_serves_nobody_else(
     tmp_path: Path, tiny_config: TrainConfig, finished_run: FinishedRun
 ) -> None:

@@ -26,7 +26,14 @@ from meta_train.kernel_rates import KernelRatesConfig
 from meta_train.learner import Learner, initial_learner
 from meta_train.outer_step import OuterStep, meta_gradient, to_episodes
 from meta_train.train_config import ValidationConfig
-from meta_train.validation import one_task, prepare, task_curves, validate, validation_stream
+from meta_train.validation import (
+    held_out_rank,
+    one_task,
+    prepare,
+    task_curves,
+    validate,
+    validation_stream,
+)
 
 SAMPLING = SamplingConfig(val_fraction=0.3)
 CONFIG = ValidationConfig(num_pairs=4, batch_pairs=2)
@@ -90,6 +97,19 @@ def test_pairs_that_diverge_are_left_out_and_counted(learner: Learner, tiny_shar
         assert found[f"val/query_loss_cls_{k}"] == pytest.approx(loss, rel=1e-5)
     none = run(wild, tiny_shards, diverges_at=min(growth) / 2)
     assert none["val/diverged_pairs"] == 4 and math.isnan(none["val/query_loss_2"])
+
+
+def test_fewer_pairs_that_diverge_rank_first_then_the_lower_loss() -> None:
+    found = [
+        {"val/query_loss_2": loss, "val/diverged_pairs": count}
+        for count, loss in ((0.0, 0.5), (0.0, 90.0), (1.0, 0.1))
+    ]
+    ranks = [held_out_rank(metrics, 2) for metrics in found]
+    assert ranks == sorted(ranks)
+    assert not math.isfinite(
+        held_out_rank({"val/diverged_pairs": 4.0, "val/query_loss_2": math.nan}, 2)
+    )
+    assert not math.isfinite(held_out_rank({"iteration": 3.0}, 2)), "no validation"
 
 
 def test_workers_shares_add_up(

@@ -3,6 +3,7 @@
     python eval_jobs/track_video.py --source dog.mp4 --box 120 80 64 48 \\
         --checkpoint runs/RUN_ID/best --output tracked.mp4 --csv boxes.csv
 
+Without --checkpoint the tracker to start with is taken, which has seen synthetic videos alone.
 Ctrl-C stops after the frame in work; what was tracked until then is kept.
 """
 
@@ -16,6 +17,7 @@ from data_pipeline.clear_errors import clear_errors
 from eval_jobs.frame_sources import FrameSource, open_source
 from eval_jobs.live_run import live_run, stop_on_signals
 from eval_jobs.recording import RecordingConfig, recording
+from eval_jobs.starter import STARTER
 from eval_jobs.tracker import OnlineTracker, TrackerConfig
 
 
@@ -23,7 +25,7 @@ from eval_jobs.tracker import OnlineTracker, TrackerConfig
 def main(
     source: str,
     box: tuple[float, float, float, float],
-    checkpoint: Path,
+    checkpoint: Path = STARTER,
     output: Path | None = None,
     csv: Path | None = None,
     tracker: TrackerConfig = TrackerConfig(),  # noqa: B008
@@ -35,7 +37,7 @@ def main(
     Args:
         source: a video file, a folder of images, or the number of a camera.
         box: left, top, width and height of the target in the first frame, in pixels.
-        checkpoint: a checkpoint's folder.
+        checkpoint: a checkpoint's folder; the tracker to start with where not given.
         output: a video (mp4 or avi) with the boxes drawn into it.
         csv: a table with a row per frame: frame, x, y, width, height, score, lost.
         tracker: constants of Algorithm 1, such as --tracker.update-interval-frames.

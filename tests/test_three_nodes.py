@@ -29,6 +29,7 @@ def work(folder: Path) -> Any:
 
 
 @pytest.mark.ray
+@pytest.mark.cluster
 def test_preprocessing_training_a_study_and_an_evaluation_use_both_workers_nodes(work: Any) -> None:
     def nodes(stage: str, kind: str) -> set[str]:
         return set(work["stages"][stage][kind])
@@ -41,6 +42,7 @@ def test_preprocessing_training_a_study_and_an_evaluation_use_both_workers_nodes
 
 
 @pytest.mark.ray
+@pytest.mark.cluster
 def test_all_of_it_ends_well(work: Any) -> None:
     assert [(trial["cell"], trial["error"]) for trial in work["trials"]] == [
         ("none", ""),
@@ -53,6 +55,7 @@ def test_all_of_it_ends_well(work: Any) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.cluster
 def test_nodes_that_do_not_reach_mlflow_log_through_the_drivers(work: Any, folder: Path) -> None:
     for stage in ("study", "evaluation"):
         assert set(work["stages"][stage]["_Relay"]) == {work["head"]}

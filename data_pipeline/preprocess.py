@@ -304,7 +304,7 @@ def main(
         crops: what is cut from each frame.
         max_shard_bytes: about the largest size of a shard.
         min_shards: at least this many shards.
-        cpus_per_task: share of a core for a task; 1 where memory is short.
+        cpus_per_task: share of a core for a task; less where reading waits for the network.
         address: of the Ray cluster; "local" starts one, "auto" finds the one that this machine is
             in. RAY_ADDRESS where not given, and "local" where that is not set.
     """

@@ -67,10 +67,9 @@ class PreprocessConfig:
     min_shards: int = 16
     """At least this many shards, so that small datasets are cut in parallel, too."""
 
-    cpus_per_task: float = 0.5
-    """Share of a core that Ray counts for a task. Ray Data looks for ended tasks ten times a
-    second: a core with one task rests up to .2 s after each shard; of two, one works while the
-    other rests. A task needs about 300 MB of memory."""
+    cpus_per_task: float = 1.0
+    """Share of a core that Ray counts for a task, which needs about 300 MB of memory. Where reading
+    waits for the disk or the network, several tasks a core may be faster."""
 
     def __post_init__(self) -> None:
         expect_no_secret(self.output, "output")

@@ -117,13 +117,13 @@ def measure_crops(options: argparse.Namespace, folder: Path) -> None:
     write_videos(videos, options.videos, frames=24, width_px=640, height_px=360)
     config = plan_of(videos, folder / "in-process", min_shards=8 * cores)
     tracks = list(read_tracks(config))
-    names = ("ours", "a task a core", "one loop", "loops", "in one thread")
+    names = ("ours", "two tasks a core", "one loop", "loops", "in one thread")
     rates: dict[str, list[float]] = {name: [] for name in names}
     parts = [tracks[number::cores] for number in range(cores)]
     with ray_session("local"), ProcessPoolExecutor(cores, get_context("spawn")) as pool:
         loops_at_once(pool, [part[:2] for part in parts], folder, config.crops)  # start-up
         for turn in range(options.rounds):
-            for name, cpus in (("ours", config.cpus_per_task), ("a task a core", 1.0)):
+            for name, cpus in (("ours", config.cpus_per_task), ("two tasks a core", 0.5)):
                 output = folder / f"{name}-{turn}"
                 preprocess(replace(config, output=str(output), cpus_per_task=cpus))
                 rates[name].append(steady_rate(output, round(cores / cpus)))

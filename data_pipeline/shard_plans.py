@@ -204,8 +204,7 @@ def _fingerprint(config: PreprocessConfig, num_shards: int, tracks: Iterator[Tra
     settings = {"schema": SCHEMA_VERSION, "shards": num_shards, **dataclasses.asdict(config.crops)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for track in tracks:
-        files = [file.name for file in track.image_files]
-        text = [track.name, track.category, track.is_still, files]
+        text = [track.name, track.category, track.is_still, track.frame_names]
         digest.update(json.dumps(text).encode())
         for values in (track.boxes, track.visible, track.frame_numbers):
             digest.update(np.ascontiguousarray(values).tobytes())

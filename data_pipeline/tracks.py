@@ -1,9 +1,11 @@
 """`Track`: one target through one video (or one object in one still image), and its frames."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import overload
 
 import cv2
 import numpy as np
@@ -43,6 +45,34 @@ Frame = Path | VideoFrame
 """Where the pixels of a frame are: an image file, or a position in a video file."""
 
 
+@dataclass(frozen=True)
+class ImageFiles(Sequence[Path]):
+    """The images of a video in one folder, in order. A path is made when it is asked for: a
+    benchmark has more of them than of anything else, and most are never opened.
+    """
+
+    folder: Path
+    """Holds them all."""
+
+    names: tuple[str, ...]
+    """The files' names in it."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, frames: int) -> Path: ...
+    @overload
+    def __getitem__(self, frames: slice) -> "ImageFiles": ...
+    def __getitem__(self, frames: int | slice) -> "Path | ImageFiles":
+        if isinstance(frames, slice):
+            return ImageFiles(self.folder, self.names[frames])
+        return self.folder / self.names[frames]
+
+    def __iter__(self) -> Iterator[Path]:
+        return (self.folder / name for name in self.names)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Track:
     """One target through one video. Holds file names and boxes, never pixels.
@@ -63,7 +93,7 @@ class Track:
     category: str = ""
     """The object's class where the dataset names one; empty where it does not."""
 
-    image_files: tuple[Frame, ...]
+    image_files: Sequence[Frame]
     """One image, or position in a video file, per frame, in order."""
 
     boxes: Float[ndarray, "frames 4"]
@@ -107,6 +137,12 @@ class Track:
         """``dataset/video`` or ``dataset/video.target``: how logs and result files call it."""
         suffix = "" if self.target == "0" else f".{self.target}"
         return f"{self.dataset}/{self.video}{suffix}"
+
+    @property
+    def frame_names(self) -> list[str]:
+        """The name of each frame's file, or ``clip.mp4#12`` in a video file."""
+        files = self.image_files
+        return list(files.names) if isinstance(files, ImageFiles) else [f.name for f in files]
 
     def __len__(self) -> int:
         return len(self.image_files)

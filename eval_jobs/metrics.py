@@ -163,8 +163,9 @@ def overlaps(
     """Intersection over union of ``x, y, w, h`` rows, frame by frame."""
     near = np.maximum(predicted[:, :2], truth[:, :2])
     far = np.minimum(predicted[:, :2] + predicted[:, 2:], truth[:, :2] + truth[:, 2:])
-    intersection = np.maximum(far - near, 0.0).prod(axis=1)
-    union = predicted[:, 2:].prod(axis=1) + truth[:, 2:].prod(axis=1) - intersection
+    shared = np.maximum(far - near, 0.0)
+    intersection = shared[:, 0] * shared[:, 1]
+    union = predicted[:, 2] * predicted[:, 3] + truth[:, 2] * truth[:, 3] - intersection
     with np.errstate(invalid="ignore", divide="ignore"):
         return intersection / union
 
@@ -189,10 +190,10 @@ def _curves(
     with np.errstate(invalid="ignore", divide="ignore"):
         valid = (truth > 0).all(axis=1)
         overlap = np.where(valid, overlaps(boxes, truth), -1.0)
-        error = np.where(valid, np.linalg.norm(centers(boxes) - centers(truth), axis=1), -1.0)
+        said, true, size = centers(boxes), centers(truth), truth[:, 2:]
+        error = np.where(valid, np.linalg.norm(said - true, axis=1), -1.0)
         # Divided before they are subtracted: the official order, which decides ties.
-        scaled_difference = centers(boxes) / truth[:, 2:] - centers(truth) / truth[:, 2:]
-        scaled = np.where(valid, np.linalg.norm(scaled_difference, axis=1), -1.0)
+        scaled = np.where(valid, np.linalg.norm(said / size - true / size, axis=1), -1.0)
     return Curves(
         success=_share_above(overlap[counted], SUCCESS_THRESHOLDS, len(truth)),
         precision=_share_up_to(error[counted], PRECISION_THRESHOLDS_PX, len(truth)),

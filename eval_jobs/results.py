@@ -190,8 +190,7 @@ def find_store(folder: Path, max_frames: int | None = None) -> ResultStore:
 
 def annotation_digest(track: Track) -> str:
     """Digest of a sequence's image names and boxes: tells apart two sequences of one name."""
-    names = [path.name for path in track.image_files]
-    digest = hashlib.sha256(json.dumps(names).encode())
+    digest = hashlib.sha256(json.dumps(track.frame_names).encode())
     digest.update(np.ascontiguousarray(track.boxes, dtype="<f8").tobytes())
     if track.polygons is not None:
         digest.update(np.ascontiguousarray(track.polygons, dtype="<f8").tobytes())

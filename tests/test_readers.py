@@ -9,10 +9,15 @@ import pytest
 
 from data_pipeline.crop_tracks import CropConfig, DropReport, FrameSource, crop_track
 from data_pipeline.readers import LAYOUTS, READERS, got10k, otb, vot
+from data_pipeline.readers.annotations import ANY_DELIMITER, find_images, read_rows
 from data_pipeline.readers.lasot_videos import TEST_VIDEOS, TRAINING_VIDEOS
 from data_pipeline.tracks import DatasetError, Track, VideoFrame, read_image
 
 NAMES = sorted(set(READERS) - {"synthetic"})
+
+
+SPELLINGS = "1 -2.5 +3 .5 4. 007 1e3 2.5E-7 nan NaN -inf Infinity 1e400 0.1 9007199254740993"
+SPELLINGS += " 123.456 1_000 123456789.123456789 2.2250738585072011e-308 5e-324 -0"
 
 
 @pytest.fixture
@@ -220,6 +225,47 @@ def test_otb_names_of_five_digits(tmp_path: Path) -> None:
     make_sequence(tmp_path, "Board", range(1, 12), 11, digits=5)
     (track,) = otb.read(tmp_path)
     assert track.image_files[10].name == "00011.jpg"
+
+
+@pytest.mark.parametrize("separator", [",", "\t", " ", ", ", " , ", "  "])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\n\n"])
+def test_numbers_are_read_to_the_last_digit(tmp_path: Path, separator: str, line_end: str) -> None:
+    fields = SPELLINGS.split()
+    rows = [fields[start : start + 4] for start in range(len(fields) - 3)]
+    random = np.random.default_rng(0).normal(0, 300, (50, 4)).tolist()
+    rows += [list(map(repr, row)) for row in random]
+    path = tmp_path / "boxes.txt"
+    for lines in (rows, [row for row in rows if "1_000" not in row]):
+        path.write_text(line_end.join(map(separator.join, lines)) + line_end, newline="")
+        read = read_rows(path, "x,y,w,h", delimiter=ANY_DELIMITER)
+        assert read.tobytes() == np.array([[float(x) for x in row] for row in lines]).tobytes()
+        read[0] = 0.0  # the reader's own: nothing else holds it
+
+
+@pytest.mark.parametrize("delimiter", [",", ANY_DELIMITER])
+@pytest.mark.parametrize("row", ["1,2,3", "1,2,3,4,5", "1,,3,4", "1,2,3,x", "1,2 3,4,5", "1,2,3,"])
+def test_a_wrong_row_is_named(tmp_path: Path, row: str, delimiter: str) -> None:
+    path = tmp_path / "boxes.txt"
+    for number, lines in ((1, [row, "1,2,3,4"]), (3, ["1,2,3,4", "", row]), (1, [row])):
+        path.write_text("\n".join(lines))
+        with pytest.raises(DatasetError, match=rf"boxes\.txt, line {number}: four numbers.*{row}"):
+            read_rows(path, "x,y,w,h", delimiter=delimiter)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["10.jpg", "2.jpg"], ["2.jpg", "10.jpg"]),
+        (["0010.jpg", "0002.jpg", "0100.jpg"], ["0002.jpg", "0010.jpg", "0100.jpg"]),
+        (["b1.PNG", "a2.jpg", ".c3.jpg", "Thumbs.db"], ["a2.jpg", "b1.PNG"]),
+    ],
+)
+def test_images_come_in_the_order_of_their_numbers(
+    tmp_path: Path, names: list[str], expected: list[str]
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert list(find_images(tmp_path)) == [tmp_path / name for name in expected]
 
 
 @pytest.mark.parametrize("name", NAMES)

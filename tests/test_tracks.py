@@ -1,5 +1,6 @@
 """Tracks and the frames they name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 
 from data_pipeline.tracks import (
     DatasetError,
+    ImageFiles,
     Track,
     VideoFrame,
     count_frames,
@@ -54,6 +56,16 @@ def test_a_part_of_a_track_has_part_of_everything() -> None:
     assert len(track) == len(track.polygons) == 1
     assert track.frame_numbers.tolist() == [1]
     assert track.tags["occlusion"].tolist() == [True]
+
+
+def test_images_of_a_folder_are_paths_when_asked_for() -> None:
+    files = ImageFiles(Path("/videos/cat"), ("1.jpg", "2.jpg", "3.jpg"))
+    paths = [Path(f"/videos/cat/{number}.jpg") for number in (1, 2, 3)]
+    assert list(files) == paths and len(files) == 3
+    assert files[-1] == paths[2] and paths[1] in files
+    assert files[::2] == ImageFiles(files.folder, ("1.jpg", "3.jpg"))
+    assert replace(make_track(), image_files=files[:2]).frame_names == ["1.jpg", "2.jpg"]
+    assert make_track().frame_names == ["1.jpg", "1.jpg"]
 
 
 def test_read_image_gives_rgb(tmp_path: Path) -> None:

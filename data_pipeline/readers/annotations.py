@@ -1,14 +1,18 @@
 """What the readers share: lists of images, files of boxes, flags and names, checked counts."""
 
+import os
 import re
+import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from data_pipeline.tracks import DatasetError, Track
+from data_pipeline.tracks import DatasetError, ImageFiles, Track
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -16,7 +20,7 @@ VideoReader = Callable[[], Iterator[Track]]
 """One video of a dataset, found but not read: its tracks come when it is called."""
 
 
-def find_images(folder: Path) -> tuple[Path, ...]:
+def find_images(folder: Path) -> ImageFiles:
     """The image files of a folder in the order of their numbers: ``2.jpg`` before ``10.jpg``.
 
     Raises:
@@ -27,14 +31,19 @@ def find_images(folder: Path) -> tuple[Path, ...]:
             f"{folder}: a folder of images expected, there is none. "
             "Check the dataset's path, or download what is missing."
         )
-    by_name = {path.name: path for path in folder.iterdir()}
-    names = in_natural_order([name for name in by_name if is_image(name)])
-    if not names:
+    names = os.listdir(folder)  # noqa: PTH208 names, not a path for each
+    shapes = _shapes(names)
+    image_shapes = set(filter(is_image, shapes))
+    if not image_shapes:
         raise DatasetError(
             f"{folder}: images ({', '.join(IMAGE_SUFFIXES)}) expected, none found. "
             "Extract the video's frames into it."
         )
-    return tuple(by_name[name] for name in names)
+    if len(image_shapes) < len(shapes):
+        names = [name for name in names if is_image(name)]
+    alike = len(image_shapes) == 1  # then the natural order is the plain one
+    names.sort(key=None if alike else lambda name: natural_order(Path(name)))
+    return ImageFiles(folder, tuple(names))
 
 
 def is_image(name: str) -> bool:
@@ -45,18 +54,13 @@ def is_image(name: str) -> bool:
 _DIGITS_TO_ZERO = str.maketrans("123456789", "000000000")
 
 
-def in_natural_order(names: list[str]) -> list[str]:
-    """Names by the numbers in them, as `natural_order` sorts.
+def _shapes(names: list[str]) -> set[str]:
+    """What files' names look like with each digit as 0: the frames of a video mostly all alike.
 
-    Where they differ in digits only, as a video's frames do, that is the plain order.
-
-    >>> in_natural_order(["10.jpg", "2.jpg"])
-    ['2.jpg', '10.jpg']
+    >>> _shapes(["0001.jpg", "0002.jpg"])
+    {'0000.jpg'}
     """
-    shapes = {name.translate(_DIGITS_TO_ZERO) for name in names}
-    return (
-        sorted(names) if len(shapes) == 1 else sorted(names, key=lambda n: natural_order(Path(n)))
-    )
+    return set("/".join(names).translate(_DIGITS_TO_ZERO).split("/"))
 
 
 def natural_order(path: Path) -> tuple[str | int, ...]:
@@ -129,12 +133,12 @@ def read_rows(
     Raises:
         DatasetError: the file cannot be read, holds no row, or a row is not such numbers.
     """
-    lines = read_text(path, f"one {expected} row per frame").splitlines()
-    quickly = _parse_at_once(lines, delimiter)
-    if quickly is not None and quickly.shape[1] in counts:
+    text = read_text(path, f"one {expected} row per frame")
+    quickly = _parse_at_once(text, counts, "," if delimiter == "," else ",\t ")
+    if quickly is not None:
         return quickly
     rows: list[list[float]] = []
-    for number, line in ((number, line.strip()) for number, line in enumerate(lines, start=1)):
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         if not line:
             continue
         try:
@@ -156,14 +160,28 @@ def read_rows(
     return np.array(rows, dtype=np.float64)
 
 
-def _parse_at_once(lines: list[str], delimiter: str) -> Float[ndarray, "rows columns"] | None:
-    """Rows of numbers with one delimiter throughout and no empty line between; None of others."""
-    if not all(lines) or not "".join(lines[:1]).strip():
+_IN_NUMBERS = (string.ascii_letters + string.digits + "+-.").encode()
+
+
+def _parse_at_once(
+    text: str, counts: tuple[int, ...], separators: str
+) -> Float[ndarray, "rows columns"] | None:
+    """Rows of equally many numbers, a single separator, always the same, between; None of others.
+
+    Arrow reads a number as `float` does, or refuses it.
+    """
+    body = text.strip()
+    between = f"{body}\n".encode().translate(None, _IN_NUMBERS)  # b",,,\n,,,\n,,,\n"
+    row, num_rows = between[: between.index(b"\n")], between.count(b"\n")
+    separator = row[:1].decode(errors="replace")
+    if len(row) + 1 not in counts or separator not in separators:
         return None
-    by_comma = delimiter == "," or "," in lines[0]
+    if between != (row[:1] * len(row) + b"\n") * num_rows:
+        return None
+    fields = pc.split_pattern(pa.array([body.replace("\n", separator)]), separator).values
     try:
-        return np.loadtxt(lines, delimiter="," if by_comma else None, comments=None, ndmin=2)
-    except ValueError:
+        return np.array(fields.cast(pa.float64())).reshape(num_rows, -1)
+    except pa.ArrowInvalid:
         return None
 
 

@@ -20,7 +20,7 @@ from data_pipeline.readers.annotations import (
     read_lines,
     read_rows,
 )
-from data_pipeline.tracks import DatasetError, Track
+from data_pipeline.tracks import DatasetError, ImageFiles, Track
 
 logger = logging.getLogger(__name__)
 
@@ -127,13 +127,14 @@ def _read_target(sequence: Path, path: Path, dataset: str) -> Track:
     )
 
 
-def _official_frames(sequence: Path) -> tuple[tuple[Path, ...], Int[ndarray, "frames"]]:
+def _official_frames(sequence: Path) -> tuple[ImageFiles, Int[ndarray, "frames"]]:
     """The images that the benchmark evaluates and their 0-based positions in the video."""
     images = find_images(sequence / "img")
     if sequence.name.casefold() not in _RANGES_BY_ANY_CASE:
         return images, np.arange(len(images))
     first, last = _RANGES_BY_ANY_CASE[sequence.name.casefold()]
-    by_number = {int(image.stem): image for image in images if image.stem.isdecimal()}
+    stems = {name.rpartition(".")[0]: name for name in images.names}
+    by_number = {int(stem): name for stem, name in stems.items() if stem.isdecimal()}
     missing = [number for number in range(first, last + 1) if number not in by_number]
     if missing:
         raise DatasetError(
@@ -142,4 +143,4 @@ def _official_frames(sequence: Path) -> tuple[tuple[Path, ...], Int[ndarray, "fr
             "Unpack the sequence again."
         )
     chosen = tuple(by_number[number] for number in range(first, last + 1))
-    return chosen, np.arange(first - 1, last)
+    return ImageFiles(images.folder, chosen), np.arange(first - 1, last)

@@ -12,7 +12,7 @@ commas, tabs or spaces between. ``nan,nan,nan,nan`` or ``0,0,0,0`` says that the
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def _find_box_files(root: Path, videos: dict[str, Path]) -> dict[str, dict[str, 
 def _read_video(
     name: str, video: Path, box_files: dict[str, Path], dataset: str
 ) -> Iterator[Track]:
-    frames: tuple[Frame, ...] = find_images(video) if video.is_dir() else ()
+    frames: Sequence[Frame] = find_images(video) if video.is_dir() else ()
     for target, path in box_files.items():
         rows = read_rows(path, "x,y,w,h", delimiter=ANY_DELIMITER)
         if not video.is_dir():

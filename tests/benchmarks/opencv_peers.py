@@ -3,7 +3,7 @@
 KCF and CSRT are in opencv-contrib-python, which cannot be installed beside this project's OpenCV.
 So this script runs in an environment of its own, and the files are scored with all others:
 
-    python3 -m venv peers && peers/bin/pip install opencv-contrib-python jaxtyping
+    python3 -m venv peers && peers/bin/pip install opencv-contrib-python jaxtyping pyarrow
     peers/bin/python tests/benchmarks/opencv_peers.py --folder OTB --output peer_boxes
     python eval_jobs/run_benchmarks.py --folder OTB --checkpoints runs/RUN_ID/best \\
         --results KCF=peer_boxes/KCF CSRT=peer_boxes/CSRT MIL=peer_boxes/MIL

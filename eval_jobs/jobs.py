@@ -2,9 +2,9 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import ray
@@ -12,14 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_pipeline.ray_session import ray_session
 from eval_jobs.archives import write_archive
-from eval_jobs.benchmarks import Benchmark, IncompleteResultsError, Selection, select
-from eval_jobs.protocols import ResetConfig, Trajectory, same_result
-from eval_jobs.results import ResultStore, file_name
+from eval_jobs.benchmarks import Benchmark, IncompleteResultsError, Selection
+from eval_jobs.protocols import Trajectory
+from eval_jobs.results import ResultStore
 from eval_jobs.scores import TrackerScore, score_tracker
 from eval_jobs.sequence_job import SequenceJob, run_job, sequence_metrics
-from eval_jobs.tracker_specs import OnlineSpec, TrackerSpec
+from eval_jobs.tracker_specs import TrackerSpec
+from eval_jobs.work import Work, first_runs, further_runs, once_each, plan_work
 from meta_train.run_log import RunLog
-from meta_train.run_relay import RunRoute, route_to
+from meta_train.run_relay import RelayedLog, RunRoute, attach, route_to
 
 log = logging.getLogger(__name__)
 
@@ -106,43 +107,20 @@ def evaluate_all(
         ArchiveError: a result is not fit for the benchmark's server.
         DatasetError: a folder is not what its layout promises.
     """
-    names = [spec.name for spec in specs]
-    if len(set(map(file_name, names))) != len(names):
-        raise ValueError(f"trackers need different names, got {', '.join(names)}")
-    works: list[list[_Work]] = []
-    for benchmark, folder in places:
-        works.append([])
-        selection = select(
-            benchmark,
-            folder.absolute(),
-            partial=partial,
-            max_sequences=max_sequences,
-            max_frames=max_frames,
-        )
-        for given in specs:
-            spec, setting = (given, "") if own_settings else as_row_asks(given, benchmark)
-            store = ResultStore(
-                folder=output.absolute(),
-                tracker=spec.name,
-                fingerprint=spec.fingerprint,
-                max_frames=max_frames,
-            )
-            jobs = tuple(
-                SequenceJob(
-                    spec=spec,
-                    store=store,
-                    benchmarks=(benchmark,),
-                    track=track,
-                    run=None if run_log is None else RunRoute(handle=run_log.handle),
-                    num_threads=num_cpus_per_task,
-                )
-                for track in selection.tracks
-            )
-            works[-1].append(_Work(selection=selection, store=store, setting=setting, jobs=jobs))
-    all_jobs = _once_each(job for place in works for work in place for job in work.jobs)
+    works = plan_work(
+        specs,
+        places,
+        output,
+        partial=partial,
+        max_sequences=max_sequences,
+        max_frames=max_frames,
+        num_threads=num_cpus_per_task,
+        own_settings=own_settings,
+    )
+    all_jobs = once_each(job for place in works for work in place for job in work.jobs)
     failure = None
     try:
-        for due in (_first_runs, _further_runs):
+        for due in (first_runs, further_runs):
             runs = [run for job in all_jobs for run in due(job)]
             _run_missing(runs, run_log, num_cpus_per_task, num_gpus_per_task, max_retries)
     except IncompleteResultsError as error:
@@ -157,49 +135,10 @@ def evaluate_all(
     return scores
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Work:
-    """One tracker on one benchmark."""
-
-    selection: Selection
-    """The benchmark's sequences."""
-
-    store: ResultStore
-    """Takes the tracker's trajectories."""
-
-    setting: str
-    """What the benchmark's row changed of the tracker's constants."""
-
-    jobs: tuple[SequenceJob, ...]
-    """One per sequence."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all of its runs have a result."""
-        return all(
-            _has_results(due(job)) for due in (_first_runs, _further_runs) for job in self.jobs
-        )
-
-
-def _has_results(runs: Iterable[SequenceJob]) -> bool:
-    return all(run.store.read(run.track) is not None for run in runs)
-
-
-def _once_each(jobs: Iterable[SequenceJob]) -> list[SequenceJob]:
-    """The jobs, those that would write the same results made one: of one pass, or with resets."""
-    by_result: dict[tuple[Path, ResetConfig | None], SequenceJob] = {}
-    for job in jobs:
-        key = job.store.path(job.track), job.resets
-        same = by_result.get(key)
-        shared = () if same is None else same.benchmarks
-        by_result[key] = replace(job, benchmarks=tuple(dict.fromkeys(shared + job.benchmarks)))
-    return list(by_result.values())
-
-
-def _score(work: _Work) -> TrackerScore:
+def _score(work: Work) -> TrackerScore:
     """The score from the result files, and the archive for the benchmark's server."""
     trajectories = [
-        [run.store.read_existing(run.track) for run in _first_runs(job) + _further_runs(job)]
+        [run.store.read_existing(run.track) for run in first_runs(job) + further_runs(job)]
         for job in work.jobs
     ]
     store, benchmark = work.store, work.selection.benchmark
@@ -222,38 +161,6 @@ def _archive(selection: Selection, store: ResultStore, trajectories: Sequence[Tr
     path = store.archive_path(benchmark.name)
     write_archive(selection, trajectories, store.tracker, path)
     log.info("%s: upload %s to its server", benchmark.title, path)
-
-
-def as_row_asks(spec: TrackerSpec, benchmark: Benchmark) -> tuple[TrackerSpec, str]:
-    """The tracker with the constants of the benchmark's row, and what that changed."""
-    branches = benchmark.update_branches
-    if not isinstance(spec, OnlineSpec) or branches in (None, spec.config.update_branches):
-        return spec, ""
-    if spec.config.update_interval_frames is None:
-        return spec, ""
-    config = replace(spec.config, update_branches=branches)
-    return replace(spec, config=config), f"online updates of {' and '.join(branches)}"
-
-
-def _first_runs(job: SequenceJob) -> list[SequenceJob]:
-    """The run over a sequence, or the repetitions that show whether a tracker is deterministic."""
-    resets = job.resets
-    if resets is None:
-        return [job]
-    return [job.repeated(number) for number in range(resets.identical_repetitions)]
-
-
-def _further_runs(job: SequenceJob) -> list[SequenceJob]:
-    """The other repetitions; none where the first ones, which must be there, are identical."""
-    resets = job.resets
-    if resets is None:
-        return []
-    if same_result([run.store.read_existing(run.track) for run in _first_runs(job)]):
-        return []
-    return [
-        job.repeated(number)
-        for number in range(resets.identical_repetitions, resets.num_repetitions)
-    ]
 
 
 def _run_missing(
@@ -293,9 +200,9 @@ def _run_missing(
             # Over all nodes, also when called by a trial of Ray Tune, whose own placement group
             # would otherwise have to hold the tasks, and has no CPU.
             scheduling_strategy="SPREAD",
-        )(run_job)
+        )(run_and_log)
         run = None if run_log is None else route_to(run_log.handle)
-        failures = _gather({task.remote(replace(job, run=run)): job for job in missing})
+        failures = _gather({task.remote(job, run): job for job in missing})
     if failures:
         lines = [f"- {job.title}: {type(cause).__name__}: {cause}" for job, cause in failures]
         raise IncompleteResultsError(
@@ -303,6 +210,24 @@ def _run_missing(
             "command goes on from there:\n" + "\n".join(lines),
             causes=tuple(cause for _, cause in failures),
         )
+
+
+def run_and_log(job: SequenceJob, run: RunRoute | None) -> None:
+    """What one Ray task does: track a sequence, keep the trajectory and log its score.
+
+    Args:
+        job: what is tracked, and where the trajectory goes.
+        run: where the score is logged; None logs nothing.
+    """
+    trajectory = run_job(job)
+    if run is not None:
+        _attached(run).log_metrics(sequence_metrics(job, trajectory), step=job.step)
+
+
+@lru_cache(maxsize=1)
+def _attached(route: RunRoute) -> RunLog | RelayedLog:
+    """The run, opened once per worker process."""
+    return attach(route)
 
 
 def _gather(running: dict[ray.ObjectRef, SequenceJob]) -> list[tuple[SequenceJob, Exception]]:

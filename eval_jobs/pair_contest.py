@@ -27,6 +27,9 @@ class Entry:
     name: str
     """How tables and plots call it."""
 
+    digest: str
+    """Of the checkpoint's content."""
+
     config: TrainConfig
     """Of its training."""
 
@@ -51,7 +54,14 @@ def load_entries(texts: Sequence[str], device: str = "cpu") -> list[Entry]:
         name, folder = named_folder(text, needs_name=False)
         loaded = checkpoints.load(folder, device)
         name = name or "/".join(Path(folder).parts[-2:])
-        entries.append(Entry(name=name, config=loaded.config, learner=loaded.learner))
+        entries.append(
+            Entry(
+                name=name,
+                digest=checkpoints.content_digest(folder),
+                config=loaded.config,
+                learner=loaded.learner,
+            )
+        )
     names = [entry.name for entry in entries]
     if len(set(names)) != len(names):
         raise ValueError(f"checkpoints need different names (NAME=FOLDER), got {', '.join(names)}")

@@ -12,6 +12,8 @@ best of several constants, chosen by tasks of other held-out videos.
 """
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -21,9 +23,10 @@ from data_pipeline.clear_errors import clear_errors
 from data_pipeline.manifest import read_manifest
 from data_pipeline.pair_tasks import PairTasksConfig
 from eval_jobs.constant_rates import CONSTANT_RATES
-from eval_jobs.pair_contest import Contest, load_entries, score_entry
-from eval_jobs.pair_scores import pair_figure, score_rows, step_metrics, task_rows
-from eval_jobs.report import csv_table, text_table
+from eval_jobs.pair_contest import Contest, Entry, load_entries, score_entry
+from eval_jobs.pair_results import PairResults
+from eval_jobs.pair_scores import PairScore, pair_figure, score_rows, step_metrics, task_rows
+from eval_jobs.tables import csv_table, text_table
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
 
 
@@ -34,6 +37,7 @@ def main(
     num_steps: int = 5,
     constant_rates: tuple[float, ...] = CONSTANT_RATES,
     tasks: PairTasksConfig = PairTasksConfig(),  # noqa: B008
+    output: Path = Path("results"),
     device: str = "cpu",
     mlflow: MlflowConfig = MlflowConfig(),  # noqa: B008
 ) -> None:
@@ -46,11 +50,13 @@ def main(
         num_steps: inner steps; the first frame of a video gets 5.
         constant_rates: to choose from where a detector has learned none.
         tasks: how many tasks, and how they are drawn.
+        output: takes a file per checkpoint; scores that are there are not computed again.
         device: cpu or cuda.
         mlflow: where the run is logged.
     """
     entries = load_entries(checkpoints, device)
     contest = Contest.draw(shards, tasks, entries, num_steps, constant_rates)
+    results = PairResults(folder=output, contest=contest)
     run_log = RunLog.start(
         mlflow,
         run_name=f"pair tasks {entries[0].name}",
@@ -70,7 +76,7 @@ def main(
             scores = [
                 score
                 for entry in entries
-                for score in score_entry(contest, entry, lambda: progress.advance(bar))
+                for score in _scores(results, entry, lambda: progress.advance(bar))
             ]
         for step, metrics in enumerate(step_metrics(scores)):
             run_log.log_metrics(metrics, step=step)
@@ -83,6 +89,15 @@ def main(
     title = f"Pair tasks: IoU of the box at the score's peak after 0, 1 and {num_steps} steps"
     print(text_table(score_rows(scores), title))
     print(contest.text)
+
+
+def _scores(results: PairResults, entry: Entry, advance: Callable[[], None]) -> list[PairScore]:
+    """An entry's scores: those that are on disk, or new ones, which are kept."""
+    scores = results.read(entry)
+    if scores is None:
+        scores = score_entry(results.contest, entry, advance)
+        results.write(entry, scores)
+    return scores
 
 
 if __name__ == "__main__":

@@ -1,13 +1,7 @@
 """What an evaluation shows: tables, the paper's figures beside ours, and all of it in MLflow."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from eval_jobs.attributes import CHALLENGES, attribute_scores, attributes_of
 from eval_jobs.benchmarks import Benchmark, sequence_name
@@ -15,10 +9,8 @@ from eval_jobs.plots import attribute_figure, curve_figures
 from eval_jobs.published import PublishedScore, published_scores
 from eval_jobs.results import file_name
 from eval_jobs.scores import TrackerScore, worst_first
+from eval_jobs.tables import Row, csv_table, table_number, text_table
 from meta_train.run_log import RunLog
-
-Row = dict[str, Any]
-"""A row of a table: its columns by name."""
 
 
 def table_rows(scores: Sequence[TrackerScore]) -> list[Row]:
@@ -83,29 +75,6 @@ def attribute_rows(scores: Sequence[TrackerScore]) -> list[Row]:
         }
         for index, each in enumerate(by_tracker[scores[0].tracker])
     ]
-
-
-def text_table(rows: Sequence[Row], title: str = "") -> str:
-    """Rows, which share their columns, as a table of text."""
-    table = Table(title=title or None)
-    for column in rows[0] if rows else {}:
-        is_number = any(isinstance(row[column], int | float) for row in rows)
-        table.add_column(column, justify="right" if is_number else "left")
-    for row in rows:
-        table.add_row(*(_cell(column, value) for column, value in row.items()))
-    console = Console(file=io.StringIO(), width=160)
-    console.print(table)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return text
-
-
-def csv_table(rows: Sequence[Row]) -> str:
-    """Rows, which share their columns, as comma-separated values with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def report_text(scores: Sequence[TrackerScore]) -> str:
@@ -221,22 +190,6 @@ def _beside(
     }
 
 
-def table_number(value: float) -> float | None:
-    """A number for a table, whose JSON knows no NaN; None where there was nothing to measure.
-
-    VOT has no accuracy of a run that always fails before its burn-in is over.
-    """
-    return round(value, 4) if math.isfinite(value) else None
-
-
 def _speed(fps: float) -> float | None:
     """Alike, of a speed."""
     return round(fps, 1) if math.isfinite(fps) else None
-
-
-def _cell(column: str, value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.1f}" if value >= 10 or column.endswith("fps") else f"{value:.3f}"
-    return str(value)

@@ -1,7 +1,6 @@
-"""What one Ray task of an evaluation does: one tracker over one sequence, once."""
+"""What one task of an evaluation does: one tracker over one sequence, once."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import cv2
 import torch
@@ -12,13 +11,11 @@ from eval_jobs.protocols import ResetConfig, Trajectory, one_pass, supervised
 from eval_jobs.results import ResultStore, file_name
 from eval_jobs.scores import score_sequence
 from eval_jobs.tracker_specs import TrackerSpec
-from meta_train.run_log import RunLog
-from meta_train.run_relay import RelayedLog, RunRoute, attach
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceJob:
-    """What one task does: run one tracker over one sequence, keep the result, log its score.
+    """What one task does: run one tracker over one sequence and keep the result.
 
     Where a benchmark repeats its runs, a job is one repetition, which its store names.
     """
@@ -34,9 +31,6 @@ class SequenceJob:
 
     track: Track
     """The sequence."""
-
-    run: RunRoute | None
-    """Where the score is logged."""
 
     num_threads: int
     """Threads of PyTorch and OpenCV in the task."""
@@ -64,18 +58,28 @@ class SequenceJob:
         return replace(self, store=replace(self.store, repetition=repetition))
 
 
-def run_job(job: SequenceJob) -> None:
-    """Tracks one sequence, keeps the trajectory and logs its score."""
-    torch.set_num_threads(job.num_threads)
-    cv2.setNumThreads(job.num_threads)
-    tracker, resets = job.spec.build(), job.resets
+def run_job(job: SequenceJob) -> Trajectory:
+    """Tracks one sequence and keeps the trajectory."""
+    return track_sequence(job.spec, job.store, job.track, job.resets, job.num_threads)
+
+
+def track_sequence(
+    spec: TrackerSpec,
+    store: ResultStore,
+    track: Track,
+    resets: ResetConfig | None,
+    num_threads: int,
+) -> Trajectory:
+    """A job's work, of arguments that any process can be sent; benchmarks hold functions."""
+    torch.set_num_threads(num_threads)
+    cv2.setNumThreads(num_threads)
+    tracker = spec.build()
     if resets is None:
-        trajectory = one_pass(tracker, job.track)
+        trajectory = one_pass(tracker, track)
     else:
-        trajectory = supervised(tracker, job.track, resets)
-    job.store.write(job.track, trajectory)
-    if job.run is not None:
-        _attached(job.run).log_metrics(sequence_metrics(job, trajectory), step=job.step)
+        trajectory = supervised(tracker, track, resets)
+    store.write(track, trajectory)
+    return trajectory
 
 
 def sequence_metrics(job: SequenceJob, trajectory: Trajectory) -> dict[str, float]:
@@ -87,9 +91,3 @@ def sequence_metrics(job: SequenceJob, trajectory: Trajectory) -> dict[str, floa
         prefix = f"{benchmark.name}{limit}_sequences/{file_name(job.spec.name)}/{score.sequence}"
         metrics |= {f"{prefix}/{name}": value for name, value in score.values.items()}
     return metrics
-
-
-@lru_cache(maxsize=1)
-def _attached(route: RunRoute) -> RunLog | RelayedLog:
-    """The run, opened once per worker process."""
-    return attach(route)

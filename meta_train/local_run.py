@@ -152,23 +152,35 @@ def _iteration(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _points(folder: Path) -> list[dict[str, Any]]:
-    """The points of the curves; of a line that a kill cut short, nothing."""
-    curves = folder / _CURVES
-    lines = curves.read_text().splitlines(keepends=True) if curves.exists() else []
+def run_config(folder: Path) -> TrainConfig:
+    """The settings of the run in a folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise ValueError(f"{path}: the settings of a local run expected, there is no such file")
+    return from_json(path.read_text())
+
+
+def curves(folder: Path) -> list[dict[str, Any]]:
+    """The points of a run's curves; of a line that a kill cut short, nothing."""
+    file = folder / _CURVES
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _forget_after(folder: Path, iteration: int) -> None:
     """Takes away the points beyond a checkpoint: a killed slice left them, and they come again."""
-    kept = [point for point in _points(folder) if point["iteration"] <= iteration]
+    kept = [point for point in curves(folder) if point["iteration"] <= iteration]
     text = "".join(json.dumps(point) + "\n" for point in kept)
     write_file(str(folder), _CURVES, text.encode())
 
 
 def _keep_best(folder: Path, checkpoint: Path, num_steps: int) -> None:
     """Copies a checkpoint to `best` if no point of the curves ranks before it."""
-    ranks = {p["iteration"]: held_out_rank(p, num_steps) for p in _points(folder)}
+    ranks = {p["iteration"]: held_out_rank(p, num_steps) for p in curves(folder)}
     finite = [iteration for iteration, rank in ranks.items() if math.isfinite(rank)]
     best = min(finite, key=lambda iteration: ranks[iteration], default=None)
     if best == _iteration(checkpoint):

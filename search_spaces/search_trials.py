@@ -18,13 +18,13 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from data_pipeline.tracks import Track
 from eval_jobs.benchmarks import Benchmark, select
-from eval_jobs.jobs import as_row_asks
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from eval_jobs.protocols import Trajectory, one_pass
 from eval_jobs.results import ResultStore
 from eval_jobs.scores import score_sequence
 from eval_jobs.tracker import TrackingError
 from eval_jobs.tracker_specs import TrackerSpec, phase_specs
+from eval_jobs.work import as_row_asks
 from meta_train.worker import Metrics
 from search_spaces.search import Search
 from search_spaces.search_ledger import OBJECTIVE

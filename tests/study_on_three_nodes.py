@@ -141,7 +141,7 @@ def watch_study(cpus_of_nodes: list[int]) -> None:
     crowded = {node: cpus for node, cpus in watch.most.items() if cpus > cpus_of_node[node]}
     assert not crowded, f"more CPUs were held than these nodes have: {crowded} of {cpus_of_node}"
     trained_on = [node for node, names in watch.work.items() if names["RayTrainWorker"]]
-    tracked_on = [node for node, names in watch.work.items() if names["run_job"]]
+    tracked_on = [node for node, names in watch.work.items() if names["run_and_log"]]
     print(f"nodes of {cpus_of_nodes} CPUs: {len(results)} trials in {seconds:.0f} s")
     for node, names in sorted(watch.work.items()):
         print(f"  {node[:8]} held at most {watch.most[node]:g} CPUs: {dict(names)}")

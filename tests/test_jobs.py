@@ -288,7 +288,7 @@ def test_tasks_ask_for_what_was_given_and_the_longest_comes_first(
     submitted: list[str] = []
 
     class Task:
-        def remote(self, job: SequenceJob) -> int:
+        def remote(self, job: SequenceJob, run: object) -> int:
             submitted.append(job.track.video)
             run_job(job)
             return len(submitted)
@@ -331,7 +331,6 @@ def evaluate_without_ray(specs: list[Any], videos: Path, output: Path) -> None:
                     store=store,
                     benchmarks=(VIDEOS,),
                     track=track,
-                    run=None,
                     num_threads=torch.get_num_threads(),
                 )
             )

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from meta_train import local_run
 from meta_train.checkpoint import load
 from meta_train.local_run import SliceConfig, run_slice
+from meta_train.log_local_run import LogConfig, log_local_run
+from meta_train.run_log import MlflowConfig
 from meta_train.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -141,3 +144,22 @@ def test_another_config_is_refused(tiny_config: TrainConfig, tmp_path: Path) -> 
         run_slice(replace(tiny_config, seed=5), SliceConfig(folder=tmp_path))
     with pytest.raises(ValueError, match="until_step at least 1"):
         SliceConfig(until_step=0)
+
+
+def test_its_curves_go_to_mlflow_later(
+    tiny_config: TrainConfig, tmp_path: Path, database: str
+) -> None:
+    folder = tmp_path / "run"
+    run_slice(tiny_config, SliceConfig(folder=folder, until_step=2))
+    mlflow = MlflowConfig(tracking_uri=database, undelivered_dir=str(tmp_path / "undelivered"))
+    run_id = log_local_run(LogConfig(folder=folder, mlflow=mlflow))
+    client = MlflowClient(database)
+    run = client.get_run(run_id)
+    assert run.info.run_name == "run" and run.data.params["inner_loop.num_steps"] == "2"
+    stored = client.get_metric_history(run_id, "train/meta_loss")
+    written = [point for point in local_run.curves(folder) if "train/meta_loss" in point]
+    assert [(each.step, each.value) for each in stored] == [
+        (point["iteration"], point["train/meta_loss"]) for point in written
+    ]
+    with pytest.raises(ValueError, match=r"config\.json: the settings of a local run expected"):
+        log_local_run(LogConfig(folder=tmp_path, mlflow=mlflow))

@@ -32,7 +32,7 @@ from data_pipeline.sampling import SamplingConfig, split_of
 from data_pipeline.shard_plans import ShardPlan
 from data_pipeline.shards import INDEX_FILE, ShardError, index_shard, read_chunks
 from data_pipeline.tracks import Track
-from eval_jobs import pair_scores
+from eval_jobs import pair_results, pair_scores
 from eval_jobs import pair_tasks as script
 from eval_jobs.constant_rates import constant
 from eval_jobs.pair_contest import Contest, Entry, score_entry
@@ -275,7 +275,7 @@ def entry(name: str, learner: Learner, method: Any, val_fraction: float = VAL_FR
         outer_loop=OuterLoopConfig(method=method),
         sampling=SamplingConfig(val_fraction=val_fraction),
     )
-    return Entry(name=name, config=config, learner=learner)
+    return Entry(name=name, digest=name, config=config, learner=learner)
 
 
 def test_who_learned_no_rates_gets_the_best_constant(learner: Learner, shards: str) -> None:
@@ -349,6 +349,7 @@ def test_script_logs_each_step(
     shards: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     logged: dict[str, Any] = {}
 
@@ -371,8 +372,9 @@ def test_script_logs_each_step(
     monkeypatch.setattr(script, "RunLog", FakeLog)
     monkeypatch.setattr(script, "load_entries", lambda *_: [entry("MAML", learner, "maml")])
     manifest = dataclasses.make_dataclass("Manifest", [("fingerprint", str)])("0" * 64)
-    monkeypatch.setattr(script, "read_manifest", lambda _: manifest)
-    script.main(("MAML=x",), shards, num_steps=1, tasks=FEW)
+    for module in (script, pair_results):
+        monkeypatch.setattr(module, "read_manifest", lambda _: manifest)
+    script.main(("MAML=x",), shards, num_steps=1, tasks=FEW, output=tmp_path)
     assert logged["status"] == "FINISHED" and set("01") < set(logged)
     assert len(logged["plots/pair_tasks.png"].axes) == 4
     assert len(logged["tables/tasks.csv"].splitlines()) == 1 + 6 + 3

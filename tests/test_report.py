@@ -14,16 +14,15 @@ from eval_jobs.plots import attribute_figure, precision_figure, success_figure
 from eval_jobs.protocols import Trajectory
 from eval_jobs.report import (
     attribute_rows,
-    csv_table,
     log_scores,
     paper_rows,
     report_text,
     sequence_rows,
     summary_metrics,
     table_rows,
-    text_table,
 )
 from eval_jobs.scores import TrackerScore, score_tracker
+from eval_jobs.tables import csv_table, text_table
 from meta_train.run_log import MlflowConfig, RunLog
 
 BOX = np.array([10.0, 10.0, 30.0, 30.0])

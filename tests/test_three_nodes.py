@@ -37,8 +37,8 @@ def test_preprocessing_training_a_study_and_an_evaluation_use_both_workers_nodes
     workers = nodes("preprocessing", "_write_planned_shard")
     assert len(workers) == 2 and work["head"] not in workers
     assert nodes("study", "RayTrainWorker") == workers
-    assert nodes("study", "run_job") == workers
-    assert nodes("evaluation", "run_job") == workers
+    assert nodes("study", "run_and_log") == workers
+    assert nodes("evaluation", "run_and_log") == workers
 
 
 @pytest.mark.ray

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from eval_jobs import jobs
 from eval_jobs.archives import ArchiveError
 from eval_jobs.benchmarks import IncompleteResultsError, find_benchmark
 from eval_jobs.jobs import evaluate, evaluate_all
@@ -20,6 +19,7 @@ from eval_jobs.scores import TrackerScore
 from eval_jobs.sequence_job import SequenceJob
 from eval_jobs.tracker import Prediction, TrackerConfig
 from eval_jobs.tracker_specs import OnlineSpec, StaticSpec
+from eval_jobs.work import as_row_asks
 
 VOT = find_benchmark("vot2018")
 
@@ -182,11 +182,11 @@ class Vanishing(StaticTracker):
 
 def test_lasot_s_row_updates_cls_only() -> None:
     lasot, online = find_benchmark("lasot"), OnlineSpec(name="ours", checkpoint=Path("best"))
-    spec, setting = jobs.as_row_asks(online, lasot)
+    spec, setting = as_row_asks(online, lasot)
     assert isinstance(spec, OnlineSpec)
     assert spec.config == TrackerConfig(update_branches=("cls",))
     assert setting == "online updates of cls"
     never = replace(online, config=TrackerConfig(update_interval_frames=None))
     for unchanged in (spec, never, StaticSpec()):
-        assert jobs.as_row_asks(unchanged, lasot) == (unchanged, "")
-    assert jobs.as_row_asks(online, VOT) == (online, "")
+        assert as_row_asks(unchanged, lasot) == (unchanged, "")
+    assert as_row_asks(online, VOT) == (online, "")

@@ -104,7 +104,7 @@ def work(folder: Path) -> dict[str, object]:
     )
     result = run(study)
     num_runs = config.synthetic.num_val_videos
-    watch.end("study", {"RayTrainWorker": 2, "run_job": num_runs * len(CELLS), "_Relay": 1})
+    watch.end("study", {"RayTrainWorker": 2, "run_and_log": num_runs * len(CELLS), "_Relay": 1})
     trained = find_trained(pipeline.with_data(config, config.storage))
     assert trained, "the study has trained it"
     specs = phase_specs(Path(trained.best), TrackerConfig(), ("before",), name="again")
@@ -112,7 +112,7 @@ def work(folder: Path) -> dict[str, object]:
     benchmark = find_benchmark(config.evaluation.benchmark)
     scores = evaluate(specs, benchmark, data.videos, folder / "results", run_log=run_log)
     run_log.finish()
-    watch.end("evaluation", {"run_job": num_runs, "_Relay": 1})
+    watch.end("evaluation", {"run_and_log": num_runs, "_Relay": 1})
     return {
         "head": ray.get_runtime_context().get_node_id(),
         "stages": watch.stages,

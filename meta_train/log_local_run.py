@@ -1,0 +1,57 @@
+"""Brings a run that was trained without MLflow into MLflow: its settings and its curves.
+
+python meta_train/log_local_run.py --folder runs/local
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from data_pipeline.clear_errors import clear_errors
+from meta_train.local_run import curves, run_config
+from meta_train.run_log import MlflowConfig, RunLog, flatten_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Which run, and where to."""
+
+    folder: Path
+    """That of `train_locally.py`."""
+
+    name: str | None = None
+    """The run's in MLflow; the folder's where not given."""
+
+    mlflow: MlflowConfig = MlflowConfig()
+    """Where it is logged."""
+
+
+def log_local_run(config: LogConfig) -> str:
+    """Logs the run anew, and gives its id in MLflow.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    train = run_config(config.folder)
+    run_log = RunLog.start(
+        config.mlflow,
+        run_name=config.name or config.folder.absolute().name,
+        params=flatten_config(train),
+        tags={"kind": "training", "trained": "without MLflow"},
+    )
+    for point in curves(config.folder):
+        iteration = point.pop("iteration")
+        run_log.log_metrics(point, step=int(iteration))
+    run_log.finish("FINISHED")
+    return run_log.handle.run_id
+
+
+@clear_errors(ValueError)
+def main() -> None:
+    """Parses the command line and logs the run."""
+    print(f"logged as run {log_local_run(tyro.cli(LogConfig, description=__doc__))}")
+
+
+if __name__ == "__main__":
+    main()

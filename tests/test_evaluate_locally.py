@@ -1,0 +1,137 @@
+"""Evaluation without Ray and MLflow: the same results, found by the scripts that report them."""
+
+import json
+import pickle
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_pipeline.pair_tasks import PairTasksConfig
+from eval_jobs import evaluate_locally
+from eval_jobs.benchmarks import find_benchmark
+from eval_jobs.jobs import evaluate
+from eval_jobs.pair_contest import Contest, Entry, load_entries
+from eval_jobs.pair_results import PairResults
+from eval_jobs.results import ResultError
+from eval_jobs.sequence_job import SequenceJob
+from eval_jobs.tracker import TrackerConfig
+from eval_jobs.tracker_specs import phase_specs
+
+FEW = PairTasksConfig(num_tasks=3, num_look_alikes=0, num_tuning=1)
+
+
+class HerePool(Executor):
+    """Runs each task at once, as a process would get it."""
+
+    def __init__(self, num_processes: int, mp_context: Any) -> None:
+        assert mp_context.get_start_method() == "spawn", "CUDA does not survive a fork"
+
+    def submit(self, task: Any, /, *_: Any, **__: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(pickle.loads(pickle.dumps(task))())
+        return future
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_locally, "ProcessPoolExecutor", HerePool)
+
+
+@pytest.mark.usefixtures("here")
+def test_the_reporting_scripts_find_what_it_left(
+    slim_checkpoint: Path,
+    tmp_path: Path,
+    in_process: list[SequenceJob],
+    make_dataset: Callable[[str, Path], str],
+) -> None:
+    make_dataset("otb", tmp_path / "otb")
+    evaluate_locally.main(
+        (f"slim={slim_checkpoint}",),
+        folder=tmp_path / "otb",
+        phases=("after", "before"),
+        partial=True,
+        output=tmp_path / "results",
+    )
+    specs = phase_specs(slim_checkpoint, TrackerConfig(), ("after", "before"), name="slim")
+    place = find_benchmark("otb100"), tmp_path / "otb"
+    scores = evaluate(specs, *place, tmp_path / "results", partial=True)
+    assert [len(score.sequences) for score in scores] == [3, 3]
+    assert in_process == [], "no sequence is tracked again"
+
+
+@pytest.fixture
+def entry(tiny_checkpoint: Path) -> Entry:
+    return load_entries([f"tiny={tiny_checkpoint}"])[0]
+
+
+@pytest.fixture
+def contest(tiny_shards: str, entry: Entry) -> Contest:
+    return Contest.draw(tiny_shards, FEW, [entry], 1, ())
+
+
+@pytest.mark.usefixtures("here")
+def test_pair_tasks_are_scored_once(
+    tiny_checkpoint: Path,
+    tiny_shards: str,
+    tmp_path: Path,
+    entry: Entry,
+    contest: Contest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run() -> None:
+        evaluate_locally.main(
+            (f"tiny={tiny_checkpoint}",),
+            shards=tiny_shards,
+            num_steps=1,
+            tasks=FEW,
+            output=tmp_path,
+        )
+
+    run()
+    (score,) = PairResults(folder=tmp_path, contest=contest).read(entry) or ()
+    assert (score.name, score.rates, score.values["all"].shape) == ("tiny", "learned", (3, 6, 2))
+    monkeypatch.setattr(evaluate_locally, "score_entry", None)
+    run()
+
+
+def test_pair_scores_are_of_what_they_were_made_from(
+    tmp_path: Path, entry: Entry, contest: Contest
+) -> None:
+    results = PairResults(folder=tmp_path, contest=contest)
+    assert results.read(entry) is None
+    path = results.path(entry)
+    others = [
+        results.path(replace(entry, digest="other weights")),
+        PairResults(folder=tmp_path, contest=replace(contest, num_steps=2)).path(entry),
+        PairResults(
+            folder=tmp_path, contest=replace(contest, tasks={"all": contest.tasks["all"][:2]})
+        ).path(entry),
+    ]
+    assert len({path, *others}) == 4
+    same = replace(contest, constant_rates=(0.5,))
+    assert PairResults(folder=tmp_path, contest=same).path(entry) == path, "it has learned rates"
+
+
+def test_damaged_pair_scores_are_refused(tmp_path: Path, entry: Entry, contest: Contest) -> None:
+    results = PairResults(folder=tmp_path, contest=contest)
+    results.write(entry, evaluate_locally.score_entry(contest, entry))
+    path = results.path(entry)
+    whole = json.loads(path.read_text())
+    (score,) = results.read(entry) or ()
+    np.testing.assert_array_equal(score.values["all"], whole["scores"][0]["values"]["all"])
+    changed = json.loads(path.read_text())
+    changed["scores"][0]["values"]["all"][0][0][0] += 1.0
+    for content in (changed, {"sha256": whole["sha256"]}, [], whole | {"name": "another"}):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ResultError, match="Delete it to score tiny again"):
+            results.read(entry)
+
+
+def test_there_must_be_something_to_evaluate(slim_checkpoint: Path) -> None:
+    with pytest.raises(SystemExit, match="give --folder for a benchmark, or --shards, or both"):
+        evaluate_locally.main((str(slim_checkpoint),))

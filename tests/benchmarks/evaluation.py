@@ -6,7 +6,8 @@ python tests/benchmarks/evaluation.py --cases tracking --rounds 5
 - scoring: all of OTB-100 for one tracker, from files to scores, against got10k's code on the same
   files, which runs in an environment of its own: ``python -m venv PEER && PEER/bin/pip install
   got10k==0.1.3 'numpy<2' six``; left out where --peer-python does not say which;
-- jobs: single-threaded workers on Ray against loops over the sequences, start-up excluded;
+- jobs: single-threaded workers on Ray against loops over the sequences, in one process and in as
+  many as there are workers, start-up excluded; a network of half the width, for minutes;
 - tracking: frames and updates beside their convolutions alone (the ceiling), a full support set
   beside no updating, and OpenCV's MIL on the same frames.
 
@@ -27,8 +28,8 @@ CASES: dict[str, Callable[[argparse.Namespace], bool]] = {
     "scoring": lambda options: measure_scoring(options.peer_python, options.boxes, options.rounds),
     "jobs": lambda options: measure_jobs(
         max(1, options.rounds // 2),
-        options.width,
-        options.hidden_channels,
+        options.jobs_width,
+        options.jobs_hidden_channels,
         options.workers,
         options.videos,
         options.frames,
@@ -46,8 +47,10 @@ def main() -> int:
     )
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--width", type=int, default=64, help="of the backbone; 64 is ResNet-18")
-    parser.add_argument("--hidden-channels", type=int, default=256, help="of the heads")
+    parser.add_argument(
+        "--width", type=int, default=64, help="tracking: the backbone's, as ResNet-18's"
+    )
+    parser.add_argument("--hidden-channels", type=int, default=256, help="tracking: of the heads")
     parser.add_argument("--peer-python", type=Path, help="scoring: a Python that has got10k")
     parser.add_argument(
         "--boxes",
@@ -57,6 +60,8 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int, default=1, help="tracking: as a task on Ray has")
     parser.add_argument("--workers", type=int, default=2, help="jobs: on Ray")
+    parser.add_argument("--jobs-width", type=int, default=32, help="jobs: the backbone's")
+    parser.add_argument("--jobs-hidden-channels", type=int, default=128, help="jobs: of the heads")
     parser.add_argument("--videos", type=int, default=8, help="jobs: how many")
     parser.add_argument("--frames", type=int, default=12, help="jobs: of each video")
     options = parser.parse_args()

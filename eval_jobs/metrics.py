@@ -132,6 +132,8 @@ def mean_curves(curves: Sequence[Curves]) -> Curves:
     """
     if not curves:
         raise ValueError("an average needs at least one sequence, got none")
+    if len(curves) == 1:
+        return curves[0]
     return Curves(
         success=np.mean([each.success for each in curves], axis=0),
         precision=np.mean([each.precision for each in curves], axis=0),
@@ -148,7 +150,8 @@ def repair(
     truth itself is NaN nothing is repeated.
     """
     with np.errstate(invalid="ignore"):
-        invalid = np.isnan(predicted).any(axis=1) | ~(predicted[:, 2:] > 0).all(axis=1)
+        has_area = (predicted[:, 2] > 0) & (predicted[:, 3] > 0)
+    invalid = np.isnan(predicted).any(axis=1) | ~has_area
     repeats = invalid & ~np.isnan(truth).any(axis=1)
     repeats[0] = False
     source = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(predicted))))

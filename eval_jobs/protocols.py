@@ -103,9 +103,9 @@ class Trajectory:
 
 def mean_fps(trajectories: Sequence[Trajectory]) -> float:
     """All followed frames over all the time they took; NaN where there is none."""
-    spent = sum(float(each.seconds[each.followed].sum()) for each in trajectories)
-    followed = sum(int(each.followed.sum()) for each in trajectories)
-    return followed / spent if spent > 0 else float("nan")
+    followed = [each.seconds[each.followed] for each in trajectories]
+    spent = sum(float(seconds.sum()) for seconds in followed)
+    return sum(map(len, followed)) / spent if spent > 0 else float("nan")
 
 
 def one_pass(

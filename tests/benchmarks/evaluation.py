@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="jobs: on Ray")
     parser.add_argument("--jobs-width", type=int, default=32, help="jobs: the backbone's")
     parser.add_argument("--jobs-hidden-channels", type=int, default=128, help="jobs: of the heads")
-    parser.add_argument("--videos", type=int, default=8, help="jobs: how many")
+    parser.add_argument("--videos", type=int, default=6, help="jobs: how many")
     parser.add_argument("--frames", type=int, default=12, help="jobs: of each video")
     options = parser.parse_args()
     verdicts = [CASES[name](options) for name in options.cases]

@@ -174,6 +174,6 @@ def _worst(
     count: Float[Tensor, "N"],
 ) -> Float[Tensor, "N 1 33 33"]:
     """The part of a mask under which the values are each image's ``count`` largest."""
-    masked = torch.where(mask > 0, values.detach(), -1.0).flatten(1)
+    masked = values.detach().masked_fill(mask <= 0, -1.0).flatten(1)
     rank = masked.argsort(dim=1, descending=True).argsort(dim=1)
     return (rank < count.unsqueeze(1)).view_as(mask) * mask

@@ -3,29 +3,35 @@
 Shapes: P pairs, Q query images of each, K inner steps.
 """
 
+import logging
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from meta_train.cuda_graphs import GRAPHS, Found, Work, in_turn
 from meta_train.detectors import Detector
 from meta_train.detectors.backbone import BRANCHES, Weights, channels_last
 from meta_train.detectors.network import Adapts, Features, adapted_names, entry_maps
 from meta_train.inner_loop import converged, losses
 from meta_train.kernel_rates import Rates, shaped
 from meta_train.task_gradient import (
+    Gammas,
     Loss,
     Task,
-    TaskGradient,
     carrying,
     first_order,
     first_order_by_maps,
     gradients_by,
     second_order,
 )
+
+logger = logging.getLogger(__name__)
 
 Learns = Literal["head", "head+block4", "all"]
 """The part of the network whose first weights the outer loop learns."""
@@ -53,6 +59,10 @@ class OuterStep:
     diverges_at: float = math.inf
     """A pair whose support loss grew to this many times its first value is left out, like one
     whose query loss is not finite."""
+
+    cuda_graphs: bool = False
+    """On a GPU, launch a pair's work as one graph (`meta_train.cuda_graphs`). Changes nothing of
+    what is computed."""
 
 
 class BoundaryGradient(NamedTuple):
@@ -97,58 +107,123 @@ def gradient_from_boundary(
     alpha = {name: rate.detach() for name, rate in shaped_rates.items()}
     num_pairs, dtype = len(next(iter(tasks.query.values()))), theta_0[names[0]].dtype
 
-    def loss(adapted: Weights, features: Features, labels: Any) -> dict[str, Tensor]:
-        return losses(
-            detector, weights | adapted, features, labels, adapts, exact=setup.exact_backbone
-        )
-
-    def entry(adapted: Weights, features: Features) -> Weights:
-        return entry_maps(adapted, features, adapts, exact=setup.exact_backbone)
-
     queries = {branch: _cut(x).flatten(0, 1) for branch, x in tasks.query.items()}
     leaves = {name: weight.detach().requires_grad_() for name, weight in theta_0.items()}
     by_maps = not (setup.second_order or carrying(queries) or rates.keys() & theta_0.keys())
-    starts = {n: x.to(dtype) for n, x in entry(leaves, queries).items()} if by_maps else {}
+    one_pair = _OnePair(
+        detector, adapts, setup.exact_backbone, setup.second_order, by_maps, setup.diverges_at
+    )
+    starts = one_pair.entry(leaves, queries) if by_maps else {}
+    starts = {name: start.to(dtype) for name, start in starts.items()}
     entries = {f"{layer}.{kind}" for layer in _layers(starts) for kind in ("weight", "bias")}
-    by_theta = {n: torch.zeros_like(w) for n, w in theta_0.items() if n not in entries}
-    by_alpha = [torch.zeros_like(rate) for rate in alpha.values()]
-    parts, counted = [], []
-    for pair in range(num_pairs):
-        task = _one(tasks, pair, num_pairs)
-        if by_maps:
-            mine = {name: _rows(start.detach(), pair, num_pairs) for name, start in starts.items()}
-            part = first_order_by_maps(loss, entry, theta_0, alpha, task, mine, setup.gammas)
-        else:
-            follow = second_order if setup.second_order else first_order
-            part = follow(loss, theta_0, alpha, task, setup.gammas)
-        counts = _converged(part, setup.diverges_at)
-        _drop_unless(counts, part)
-        _add(by_theta, part.weights)
-        torch._foreach_add_(by_alpha, part.alpha)
-        parts.append(part._replace(weights={}, alpha=[]))
-        counted.append(counts)
-    share = torch.stack(counted).to(dtype)
+    pairs = [_one(tasks, starts, pair, num_pairs) for pair in range(num_pairs)]
+    over_pairs = _over_pairs(setup, detector, theta_0[names[0]].device)
+    (by_theta, by_alpha), found = over_pairs(one_pair, (theta_0, alpha, setup.gammas), pairs)
+    share = found.counts.to(dtype)
     deeper = {name: leaves[name] for name in by_theta}
-    start = _at_start(loss, deeper, starts, queries, tasks.query_labels, setup.gammas[0] * share)
+    first_gamma = setup.gammas[0] * share
+    start = _at_start(one_pair.loss, deeper, starts, queries, tasks.query_labels, first_gamma)
     _add(by_theta, start.weights)
     if by_maps:
         first = {name: leaf for name, leaf in leaves.items() if name in entries}
-        by_theta |= _by_entries(first, starts, start, parts)
+        by_theta |= _by_entries(first, starts, start, found.maps)
     by_rate = torch.autograd.grad(list(shaped_rates.values()), list(rate_leaves.values()), by_alpha)
+    by_step = found.losses.flatten(1).t().contiguous().sum(dim=1).view(found.losses.shape[1:])
     return BoundaryGradient(
         weights={name: by_theta[name] for name in names},
         rates=dict(zip(rates, by_rate, strict=True)),
         query=[
-            torch.stack(each).add_(first.view(num_pairs, -1, *first.shape[1:]))
-            for first, *each in zip(start.query, *(part.query for part in parts), strict=True)
+            each.add_(first.view(each.shape))
+            for first, each in zip(start.query, found.query, strict=True)
         ],
-        support=[torch.stack(each) for each in zip(*(p.support for p in parts), strict=True)],
+        support=found.support,
         query_losses={
-            branch: torch.stack([(share * first).sum(), *_summed(branch, parts)])
-            for branch, first in start.query_losses.items()
+            branch: torch.cat([(share * start.query_losses[branch]).sum().view(1), losses])
+            for branch, losses in zip(tasks.query, by_step, strict=True)
         },
         num_pairs=share.sum(),
     )
+
+
+class _PairRows(NamedTuple):
+    """What belongs to one pair; as part of what was found for all pairs, stacked."""
+
+    losses: Float[Tensor, "*P branches steps"]
+    """Each branch's query loss after each step."""
+
+    counts: Bool[Tensor, "*P"]
+    """Whether the inner loop stayed within bounds; all else is 0 where it did not."""
+
+    query: list[Tensor]
+    """As in `TaskGradient`, like the rest."""
+
+    support: list[Tensor]
+
+    maps: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _OnePair:
+    """The work on one pair as a function of tensors alone (`meta_train.cuda_graphs.Work`)."""
+
+    detector: Detector
+    adapts: Adapts
+    exact: bool
+    second_order: bool
+    by_maps: bool
+    diverges_at: float
+
+    def loss(self, adapted: Weights, features: Features, labels: Any) -> dict[str, Tensor]:
+        """`Loss` of the detector."""
+        return losses(self.detector, adapted, features, labels, self.adapts, exact=self.exact)
+
+    def entry(self, adapted: Weights, features: Features) -> Weights:
+        """`entry_maps` of what adapts."""
+        return entry_maps(adapted, features, self.adapts, exact=self.exact)
+
+    def __call__(
+        self, common: tuple[Weights, Weights, Gammas], pair: tuple[Task, Weights]
+    ) -> Found:
+        """Adds up: the gradients by theta_0, as far as maps do not stand for them, and by alpha."""
+        theta_0, alpha, gammas = common
+        task, starts = pair
+        if self.by_maps:
+            part = first_order_by_maps(self.loss, self.entry, theta_0, alpha, task, starts, gammas)
+        else:
+            follow = second_order if self.second_order else first_order
+            part = follow(self.loss, theta_0, alpha, task, gammas)
+        query = torch.stack([loss for each in part.query_losses.values() for loss in each])
+        first, *_, last = [part.support_losses[0], *part.support_losses]
+        counts = converged(query, first, last, self.diverges_at)
+        by_branch = query.view(len(part.query_losses), -1)
+        found = [*part.weights.values(), *part.alpha, *part.query, *part.support, *part.maps]
+        for tensor in (*found, by_branch):
+            tensor.masked_fill_(~counts, 0.0)
+        rows = _PairRows(by_branch, counts, part.query, part.support, part.maps)
+        return Found((part.weights, part.alpha), rows)
+
+
+def _over_pairs(
+    setup: OuterStep, detector: Detector, device: torch.device
+) -> Callable[[Work, Any, list[Any]], Found]:
+    """How the pairs' work is launched."""
+    if not setup.cuda_graphs or device.type != "cuda":
+        return in_turn
+    return GRAPHS.replayed if _compares_by_value(type(detector)) else in_turn
+
+
+@cache
+def _compares_by_value(kind: type) -> bool:
+    """Whether a captured graph can be told to be another detector's or this one's."""
+    by_identity = vars(object)["__eq__"]
+    if getattr(kind, "__eq__", by_identity) is not by_identity and issubclass(kind, Hashable):
+        return True
+    logger.warning(
+        "CUDA graphs are not used for %s: its objects compare by identity, so that a graph cannot "
+        "be found again. Make it a frozen dataclass, as the other detectors are",
+        kind.__name__,
+    )
+    return False
 
 
 class _Start(NamedTuple):
@@ -193,13 +268,9 @@ def _at_start(
     )
 
 
-def _by_entries(
-    weights: Weights, starts: Weights, start: _Start, parts: list[TaskGradient]
-) -> Weights:
-    """The entry layers' kernel gradients, once for all pairs and steps."""
-    by_starts = [
-        torch.cat([part.maps[i] for part in parts]) + each for i, each in enumerate(start.maps)
-    ]
+def _by_entries(weights: Weights, starts: Weights, start: _Start, maps: list[Tensor]) -> Weights:
+    """The entry layers' kernel gradients, for all pairs and steps at once."""
+    by_starts = [each.flatten(0, 1) + first for each, first in zip(maps, start.maps, strict=True)]
     found = torch.autograd.grad(list(starts.values()), list(weights.values()), by_starts)
     return dict(zip(weights, found, strict=True))
 
@@ -214,27 +285,6 @@ def _layers(maps: Weights) -> list[str]:
     return [name.removesuffix(".map") for name in maps]
 
 
-def _converged(part: TaskGradient, diverges_at: float) -> Bool[Tensor, ""]:
-    """Whether a pair's inner loop stayed within bounds."""
-    query = torch.stack([loss for losses in part.query_losses.values() for loss in losses])
-    first, *_, last = [part.support_losses[0], *part.support_losses]
-    return converged(query, first, last, diverges_at)
-
-
-def _drop_unless(counts: Bool[Tensor, ""], part: TaskGradient) -> None:
-    """Puts 0 in the place of all that a diverged pair found, in the tensors that it owns."""
-    found = [*part.weights.values(), *part.alpha, *part.query, *part.support, *part.maps]
-    found += [loss for losses in part.query_losses.values() for loss in losses]
-    for tensor in found:
-        tensor.masked_fill_(~counts, 0.0)
-
-
-def _summed(branch: str, parts: list[TaskGradient]) -> list[Tensor]:
-    """A branch's query loss after each step, summed over the pairs."""
-    by_step = zip(*(part.query_losses[branch] for part in parts), strict=True)
-    return [torch.stack(each).sum() for each in by_step]
-
-
 def _cut(features: Tensor) -> Tensor:
     """The same values, cut from their graph; a leaf where that graph wants gradients."""
     return features.detach().requires_grad_(features.requires_grad)
@@ -245,15 +295,16 @@ def _rows(tensor: Tensor, pair: int, num_pairs: int) -> Tensor:
     return tensor.reshape(num_pairs, -1, *tensor.shape[1:])[pair]
 
 
-def _one(tasks: Task, pair: int, num_pairs: int) -> Task:
-    """One pair's task, its features cut from their graph."""
+def _one(tasks: Task, starts: Weights, pair: int, num_pairs: int) -> tuple[Task, Weights]:
+    """One pair's task and its query's entry maps, cut from their graph."""
 
     def rows(labels: Any) -> Any:
         return type(labels)(*(_rows(field, pair, num_pairs) for field in labels))
 
-    return Task(
+    task = Task(
         {branch: _cut(x[pair]) for branch, x in tasks.support.items()},
         rows(tasks.support_labels),
         {branch: _cut(x[pair]) for branch, x in tasks.query.items()},
         rows(tasks.query_labels),
     )
+    return task, {name: _rows(start.detach(), pair, num_pairs) for name, start in starts.items()}

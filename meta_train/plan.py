@@ -149,6 +149,7 @@ def take_step(config: TrainConfig, learner: Learner, order: str, num_pairs: int)
         learns=outer.learns,
         second_order=order == "second",
         exact_backbone=outer.precision == "bf16",
+        cuda_graphs=config.scaling.cuda_graphs,
     )
     compute = meta_gradient if outer.method == "maml" else batch_gradient
     episodes = _blank_episodes(num_pairs, learner.device)

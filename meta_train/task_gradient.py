@@ -23,6 +23,9 @@ from meta_train.detectors.backbone import Weights
 from meta_train.detectors.network import Features
 from meta_train.inner_loop import mean_loss, step
 
+Gammas = Sequence[float | Tensor]
+"""gamma_0..gamma_K of Eqn. 4, as numbers or as tensors without dimensions."""
+
 Loss = Callable[[Weights, Features, Any], dict[str, Tensor]]
 """Each image's loss in each branch, from adapted weights (and, among them, maps that are known
 already), features and labels."""
@@ -63,7 +66,7 @@ class TaskGradient(NamedTuple):
 
 
 def query_gradient(
-    loss: Loss, adapted: Weights, features: Features, labels: Any, gamma: float
+    loss: Loss, adapted: Weights, features: Features, labels: Any, gamma: float | Tensor
 ) -> TaskGradient:
     """gamma * d query_loss / d (weights, features) at given weights; no step is taken."""
     leaves = {name: weight.detach().requires_grad_() for name, weight in adapted.items()}
@@ -83,7 +86,7 @@ def query_gradient(
 
 
 def first_order(
-    loss: Loss, theta_0: Weights, alpha: Weights, task: Task, gammas: Sequence[float]
+    loss: Loss, theta_0: Weights, alpha: Weights, task: Task, gammas: Gammas
 ) -> TaskGradient:
     """The task's gradient over steps 1..K, inner gradients taken as constants."""
     adapted = theta_0
@@ -115,7 +118,7 @@ def first_order_by_maps(
     alpha: Weights,
     task: Task,
     starts: Weights,
-    gammas: Sequence[float],
+    gammas: Gammas,
 ) -> TaskGradient:
     """As `first_order`, without a kernel gradient of the query at each step.
 
@@ -188,7 +191,7 @@ def _descend(
 
 
 def second_order(
-    loss: Loss, theta_0: Weights, alpha: Weights, task: Task, gammas: Sequence[float]
+    loss: Loss, theta_0: Weights, alpha: Weights, task: Task, gammas: Gammas
 ) -> TaskGradient:
     """The task's gradient over steps 1..K through the inner gradients."""
     adapted = theta_0

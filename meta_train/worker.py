@@ -212,6 +212,7 @@ def _setup(config: TrainConfig, iteration: int) -> OuterStep:
         second_order=epoch >= outer.second_order_from_epoch,
         exact_backbone=outer.precision == "bf16",
         diverges_at=inner.diverges_at,
+        cuda_graphs=config.scaling.cuda_graphs,
     )
 
 

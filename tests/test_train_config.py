@@ -70,7 +70,10 @@ def test_json_that_holds_something_else_is_refused(
 def test_the_fingerprint_ignores_where_a_run_runs() -> None:
     base = fingerprint(UNUSUAL, "data")
     elsewhere = replace(
-        UNUSUAL, scaling=ScalingConfig(use_gpu=True), shards="/elsewhere", log_every=3
+        UNUSUAL,
+        scaling=ScalingConfig(use_gpu=True, cuda_graphs=False),
+        shards="/elsewhere",
+        log_every=3,
     )
     assert fingerprint(replace(elsewhere, checkpoint_every=9), "data") == base
     assert fingerprint(UNUSUAL, "other data") != base

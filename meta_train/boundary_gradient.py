@@ -62,7 +62,7 @@ class OuterStep:
 
     cuda_graphs: bool = False
     """On a GPU, launch a pair's work as one graph (`meta_train.cuda_graphs`). Changes nothing of
-    what is computed."""
+    what is computed but the order in which pairs are added up."""
 
 
 class BoundaryGradient(NamedTuple):

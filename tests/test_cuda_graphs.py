@@ -42,19 +42,23 @@ GAMMAS = (0.2, 0.3, 0.5)
 
 
 class FixedMemory:
-    """A lane on the CPU."""
+    """A lane on the CPU. Work is given to it between `begin` and `end` alone."""
 
     def __init__(self, device: torch.device) -> None:
         self.num_recorded = self.num_replayed = 0
+        self.is_open = False
 
     def active(self) -> AbstractContextManager[Any]:
+        assert self.is_open
         return nullcontext()
 
     def begin(self) -> None:
-        pass
+        assert not self.is_open
+        self.is_open = True
 
     def end(self) -> None:
-        pass
+        assert self.is_open
+        self.is_open = False
 
     def record(self, once: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
         self.num_recorded += 1
@@ -119,15 +123,12 @@ def assert_same(found: BoundaryGradient, expected: BoundaryGradient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "adapts", "second_order", "carries"),
+    ("name", "adapts", "second_order", "carries", "num_lanes"),
     [
-        ("fcos", "head", False, False),
-        ("retina", "head", False, False),
-        ("fcos", "head", False, True),
-        ("retina", "head", False, True),
-        ("fcos", "head", True, True),
-        ("retina", "head", True, True),
-        ("fcos", "head+block4", False, True),
+        ("fcos", "head", False, False, 2),
+        ("retina", "head", False, True, 1),
+        ("retina", "head", True, True, 2),
+        ("fcos", "head+block4", False, True, 1),
     ],
 )
 def test_replays_give_what_turns_give(
@@ -137,12 +138,13 @@ def test_replays_give_what_turns_give(
     adapts: str,
     second_order: bool,
     carries: bool,
+    num_lanes: int,
 ) -> None:
     """By entry maps where nothing carries a gradient. Also at a second outer step with other
     weights, rates, gammas and data, from one capture.
     """
     lanes = Lanes()
-    graphs = Graphs(lanes)
+    graphs = Graphs(lanes, num_lanes)
     base = OuterStep(gammas=GAMMAS, adapts=adapts, learns="all", second_order=second_order)
     for seed, gammas in enumerate((GAMMAS, (0.1, 0.1, 0.8))):
         setup = replace(base, gammas=gammas)
@@ -154,7 +156,8 @@ def test_replays_give_what_turns_give(
             found = gradient_from_boundary(detector, weights, rates, tasks, setup)
         assert_same(found, expected)
     assert found.num_pairs == 2
-    assert [(lane.num_recorded, lane.num_replayed) for lane in lanes.opened] == [(1, 4)]
+    replays = [(lane.num_recorded, lane.num_replayed) for lane in lanes.opened]
+    assert replays == [(1, 4 // num_lanes)] * num_lanes
     assert caplog.messages == []
 
 
@@ -172,38 +175,39 @@ class Squares:
 
 
 def items(count: int) -> list[Tensor]:
-    return [torch.full((2,), float(i)) for i in range(count)]
+    """Powers of two: their sum tells that each is in it once."""
+    return [torch.full((2,), 2.0**i) for i in range(count)]
 
 
-def test_several_lanes_share_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "NUM_LANES", 3)
+def test_several_lanes_take_each_item_once() -> None:
+    """Fewer items than lanes, as many, a number that lanes divide and some that they do not."""
     lanes = Lanes()
-    graphs = Graphs(lanes)
-    for count in (2, 5, 1):
-        common = torch.tensor(2.0), 0.5
-        found = graphs.replayed(Squares(), common, items(count))
-        expected = in_turn(Squares(), common, items(count))
-        assert torch.equal(found.sums[0], expected.sums[0])
-        assert torch.equal(found.rows[0], expected.rows[0])
-        assert torch.equal(found.rows[1], expected.rows[1])
+    graphs = Graphs(lanes, 4)
+    for count in (2, 7, 1, 4, 8, 5):
+        found = graphs.replayed(Squares(), (torch.tensor(2.0), 0.5), items(count))
+        assert found.sums[0].tolist() == [2.0**count - 1] * 2
+        assert found.rows[0].tolist() == [[4.0**i] * 2 for i in range(count)]
+        assert found.rows[1].tolist() == [[i > 0] * 2 for i in range(count)]
+        assert not any(lane.is_open for lane in lanes.opened)
     assert [(lane.num_recorded, lane.num_replayed) for lane in lanes.opened] == [
-        (1, 1 + 2 + 1),
-        (1, 1 + 2),
-        (1, 1),
+        (1, 1 + 2 + 1 + 1 + 2 + 2),
+        (1, 1 + 2 + 1 + 2 + 1),
+        (1, 2 + 1 + 2 + 1),
+        (1, 1 + 1 + 2 + 1),
     ]
 
 
 def test_results_outlive_the_next_call() -> None:
-    graphs = Graphs(FixedMemory)
+    graphs = Graphs(FixedMemory, 1)
     kept = graphs.replayed(Squares(), (torch.tensor(2.0), 1.0), items(2))
     graphs.replayed(Squares(), (torch.tensor(7.0), 1.0), [torch.ones(2)])
-    assert kept.sums[0].tolist() == [2.0, 2.0]
-    assert kept.rows[0].tolist() == [[0.0, 0.0], [1.0, 1.0]]
+    assert kept.sums[0].tolist() == [6.0, 6.0]
+    assert kept.rows[0].tolist() == [[1.0, 1.0], [4.0, 4.0]]
 
 
 def test_other_sizes_are_captured_anew_and_few_are_kept() -> None:
     lanes = Lanes()
-    graphs = Graphs(lanes)
+    graphs = Graphs(lanes, 1)
 
     def take(size: int, dtype: torch.dtype = torch.float32) -> None:
         graphs.replayed(Squares(), (torch.tensor(2.0), 1.0), [torch.ones(size, dtype=dtype)])
@@ -228,10 +232,10 @@ def test_what_cannot_be_captured_is_done_in_turn_and_said_once(
             finally:
                 raise RuntimeError("capture invalidated")  # as the end of a broken capture does
 
-    graphs = Graphs(Refusing)
+    graphs = Graphs(Refusing, 2)
     for _ in range(2):
         found = graphs.replayed(Squares(), (torch.tensor(2.0), 1.0), items(2))
-        assert found.sums[0].tolist() == [2.0, 2.0]
+        assert found.sums[0].tolist() == [6.0, 6.0]
     (message,) = caplog.messages
     assert "CUDA graphs are not used for Squares(breaks=False)" in message
     assert message.endswith("(RuntimeError: called a synchronizing CUDA operation)")
@@ -267,7 +271,7 @@ def test_a_detector_that_compares_by_identity_has_no_graphs(
 def test_graphs_on_a_gpu(
     caplog: pytest.LogCaptureFixture, second_order: bool, adapts: str, name: str
 ) -> None:
-    """In float64, where the order of sums inside a kernel makes no visible difference."""
+    """Both pairs at one time; in float64, where the order of sums makes no visible difference."""
     detector, weights, rates, tasks = problem(name, adapts)
     tasks = carrying(tasks)
     on_gpu = tree_map(

@@ -5,7 +5,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from eval_jobs.tracker import Prediction, TrackingError, check_box, check_image
+from eval_jobs.tracker import Prediction, TrackingError
+from eval_jobs.tracker_input import check_box, check_image
 
 OPENCV_TRACKERS = {"MIL": cv2.TrackerMIL}
 """OpenCV's trackers that need no file of weights and are in every build."""

@@ -25,6 +25,7 @@ from eval_jobs.candidates import (
     smooth_shape,
 )
 from eval_jobs.support_set import SupportSet
+from eval_jobs.tracker_input import check_box, check_image
 from eval_jobs.update_rule import DriftConfig, UpdateGuard
 from meta_train.checkpoint import load_learner
 from meta_train.detectors.backbone import BRANCHES, STRIDE_PX, Branch, Weights, channels_last
@@ -225,7 +226,7 @@ class OnlineTracker:
 
         Raises:
             ValueError: the image is not RGB bytes.
-            TrackingError: `start` was not called, or the scores are no longer numbers.
+            TrackingError: `start` was not called, or what the first frame taught gives no numbers.
         """
         if self._support is None or self._guard is None:
             raise TrackingError("follow was called before start: give the first frame and its box")
@@ -234,7 +235,7 @@ class OnlineTracker:
         self._frame_number += 1  # line 4
         window = search_window(self._box)
         features = self._features(cut(image, window)[None])
-        candidates, scores = self._detect(features)  # line 5
+        candidates, scores = self._detect_finite(features)  # line 5
         if (scores < config.min_score).all():  # line 6
             return Prediction(box=self._box, score=float(scores.max()), lost=True)  # lines 7-8
         last_in_crop = window.to_crop(self._box)
@@ -299,13 +300,22 @@ class OnlineTracker:
         """Each cell's box in the crop and its raw score (line 5)."""
         maps = self._learner.outputs(self._weights, features)
         boxes, scores = self._learner.detector.decode(maps)
-        scores_array = scores[0].double().cpu().numpy()
-        if not np.isfinite(scores_array).all():
+        return boxes[0].double().cpu().numpy(), scores[0].double().cpu().numpy()
+
+    def _detect_finite(
+        self, features: Features
+    ) -> tuple[Float[ndarray, "L 4"], Float[ndarray, "L"]]:
+        """As `_detect`. Not in the paper: where online updates diverged, all of them are undone."""
+        found = self._detect(features)
+        if not _are_finite(found) and self._guard is not None:
+            self._weights = self._guard.first
+            found = self._detect(features)
+        if not _are_finite(found):
             raise TrackingError(
-                f"frame {self._frame_number}: the detector's scores are not finite; its gradient "
-                "descent diverged. Use smaller rates or fewer steps."
+                f"frame {self._frame_number}: the detector's scores or boxes are not finite; its "
+                "gradient descent on the first frame diverged. Use smaller rates or fewer steps."
             )
-        return boxes[0].double().cpu().numpy(), scores_array
+        return found
 
     def _descend(
         self, support: SupportSet, num_steps: int, branches: tuple[Branch, ...]
@@ -319,30 +329,5 @@ class OnlineTracker:
         return torch.as_tensor(boxes, dtype=torch.float32, device=self._learner.device)
 
 
-def check_image(image: object) -> None:
-    """Refuses what is not an RGB image of bytes.
-
-    Raises:
-        ValueError: another type or shape.
-    """
-    if not isinstance(image, ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
-        found = f"{image.dtype} {image.shape}" if isinstance(image, ndarray) else type(image)
-        raise ValueError(
-            "a frame must be an RGB image, uint8, (height, width, 3) "
-            f"(OpenCV reads BGR: convert it), got {found}"
-        )
-
-
-def check_box(box: Float[ndarray, "4"] | Sequence[float]) -> Float[ndarray, "4"]:
-    """A first box as four floats.
-
-    Raises:
-        ValueError: not four finite numbers x1 < x2, y1 < y2.
-    """
-    numbers = np.array(box, dtype=np.float64)
-    good = numbers.shape == (4,) and np.isfinite(numbers).all()
-    if not good or not (numbers[2:] > numbers[:2]).all():
-        raise ValueError(
-            f"the first box must be x1, y1, x2, y2 in pixels with x1 < x2 and y1 < y2, got {box!r}"
-        )
-    return numbers
+def _are_finite(arrays: tuple[ndarray, ...]) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays)

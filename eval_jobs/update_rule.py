@@ -69,12 +69,12 @@ class UpdateGuard:
     ) -> None:
         """The guard of a target whose first frame was just learned."""
         self._config, self._learner, self._support = config, learner, support
-        self._first = first
+        self.first = first
         self._first_loss = self._loss(first) if config.rollback_factor is not None else 0.0
 
     def passed(self, updated: Weights, before: Weights) -> Weights:
         """What becomes of an update: its weights, pulled back, or those before it (undone)."""
-        kept = pulled_back(updated, self._first, self._config.pull_back)
+        kept = pulled_back(updated, self.first, self._config.pull_back)
         factor = self._config.rollback_factor
         # Written so that a loss that is no longer a number is undone too.
         if factor is not None and not self._loss(kept) <= factor * self._first_loss:

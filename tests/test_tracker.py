@@ -12,7 +12,8 @@ from perfect_detector import PerfectDetector, PerfectTracker, perfect_detectors,
 
 from data_pipeline.boxes import cxcywh_to_xyxy, iou, xyxy_to_cxcywh
 from data_pipeline.crops import cut, search_window, zooms
-from eval_jobs.tracker import OnlineTracker, TrackerConfig, TrackingError, check_image
+from eval_jobs.tracker import OnlineTracker, TrackerConfig, TrackingError
+from eval_jobs.tracker_input import check_image
 from meta_train.detectors.backbone import BRANCHES, Weights
 from meta_train.learner import Learner
 
@@ -344,8 +345,23 @@ def test_diverged_descent_is_an_error_that_names_the_frame() -> None:
     learner.rates["cls.head.output"].fill_(float("inf"))
     tracker = OnlineTracker(learner)
     tracker.start(noise(0), BOX)
-    with pytest.raises(TrackingError, match="frame 2: the detector's scores are not finite"):
+    with pytest.raises(TrackingError, match="frame 2: the detector's scores or boxes are not"):
         tracker.follow(noise(1))
+
+
+@pytest.mark.parametrize("branch", ["cls", "reg"])
+def test_online_updates_that_diverged_are_undone(branch: str) -> None:
+    """A benchmark of hundreds of sequences does not end with one of them."""
+    tracker = OnlineTracker(small_learner(), TrackerConfig(update_interval_frames=None))
+    tracker.start(noise(0), BOX)
+    expected = tracker.follow(noise(1))
+    tracker.start(noise(0), BOX)
+    learned = tracker._weights
+    name = f"{branch}.head.output.weight"
+    tracker._weights = learned | {name: torch.full_like(learned[name], float("nan"))}
+    found = tracker.follow(noise(1))
+    np.testing.assert_array_equal(found.box, expected.box)
+    assert tracker._weights is learned
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from eval_jobs.tracker_input import check_box, check_image
 from eval_jobs.update_rule import DriftConfig, UpdateGuard
 from meta_train.checkpoint import load_learner
 from meta_train.detectors.backbone import BRANCHES, STRIDE_PX, Branch, Weights, channels_last
-from meta_train.detectors.network import Features
+from meta_train.detectors.network import Adapts, Features
 from meta_train.learner import Learner
 
 
@@ -49,6 +49,10 @@ class TrackerConfig:
 
     update_branches: tuple[Branch, ...] = BRANCHES
     """The branches that an online update adapts; the first frame adapts both."""
+
+    update_adapts: Adapts | None = None
+    """The part that an online update changes. Not in the paper: None for what the first frame
+    changes; ``head`` where that is more leaves block-4 as the first frame made it."""
 
     min_score: float = 0.1
     """Where all raw scores are below, the last box is kept (line 6)."""
@@ -164,9 +168,18 @@ class OnlineTracker:
         Args:
             learner: the meta-trained detector with its weights theta and rates alpha.
             config: the algorithm's constants; the paper's where not given.
+
+        Raises:
+            ValueError: updates should change more than the checkpoint has rates for.
         """
         self.config = TrackerConfig() if config is None else config
+        if self.config.update_adapts not in (None, "head", learner.adapts):
+            raise ValueError(
+                f"update_adapts must be None or at most what the checkpoint adapts, "
+                f"{learner.adapts!r}, got {self.config.update_adapts!r}"
+            )
         self._learner = replace(learner, weights=channels_last(learner.weights))
+        self._online = self._learner
         self._support: SupportSet | None = None
         self._guard: UpdateGuard | None = None
         self._weights: Weights = self._learner.weights
@@ -208,15 +221,17 @@ class OnlineTracker:
         window = search_window(first_box)
         search_image = cut(image, window)  # line 1
         images, boxes_in_crop = zooms(search_image, window.to_crop(first_box))  # line 2
-        self._weights = self._learner.weights
-        self._support = SupportSet(
-            self._features(images),
-            self._to_device(boxes_in_crop),
-            max_samples=self.config.max_support,
-        )
-        self._weights = self._descend(self._support, self.config.first_frame_steps, BRANCHES)  # 3
-        guarded = self.config.drift, self._learner, self._weights, self._support
-        self._guard = UpdateGuard(*guarded)
+        boxes = self._to_device(boxes_in_crop)
+        self._online, self._weights = self._learner, self._learner.weights
+        support = SupportSet(self._features(images), boxes, max_samples=self.config.max_support)
+        self._weights = self._descend(support, self.config.first_frame_steps, BRANCHES)  # line 3
+        if self.config.update_adapts not in (None, self._learner.adapts):
+            self._online = replace(
+                self._learner, weights=self._weights, adapts=self.config.update_adapts
+            )
+            support = SupportSet(self._features(images), boxes, max_samples=self.config.max_support)
+        self._support = support
+        self._guard = UpdateGuard(self.config.drift, self._online, self._weights, support)
         self._box = first_box
         self._frame_number = 1
         self._last_update = 1
@@ -292,13 +307,13 @@ class OnlineTracker:
         return ratio > config.distractor_ratio
 
     def _features(self, crops: UInt8[ndarray, "N 263 263 3"]) -> Features:
-        """Crops at the boundary of what adapts, for both branches."""
+        """Crops at the boundary of what adapts from here on, for both branches."""
         images = torch.from_numpy(crops).to(self._learner.device).permute(0, 3, 1, 2)
-        return self._learner.features(images)
+        return self._online.features(images)
 
     def _detect(self, features: Features) -> tuple[Float[ndarray, "L 4"], Float[ndarray, "L"]]:
         """Each cell's box in the crop and its raw score (line 5)."""
-        maps = self._learner.outputs(self._weights, features)
+        maps = self._online.outputs(self._weights, features)
         boxes, scores = self._learner.detector.decode(maps)
         return boxes[0].double().cpu().numpy(), scores[0].double().cpu().numpy()
 
@@ -323,7 +338,7 @@ class OnlineTracker:
         """The weights after gradient descent on the support set (Eqn. 1)."""
         features, boxes = support.samples(branches)
         labels = self._learner.detector.label(boxes, torch.ones_like(boxes[:, 0], dtype=torch.bool))
-        return self._learner.adapt(self._weights, features, labels, num_steps=num_steps)
+        return self._online.adapt(self._weights, features, labels, num_steps=num_steps)
 
     def _to_device(self, boxes: Float[ndarray, "N 4"]) -> Float[Tensor, "N 4"]:
         return torch.as_tensor(boxes, dtype=torch.float32, device=self._learner.device)

@@ -38,9 +38,10 @@ class OnlineSpec:
         Raises:
             CheckpointError: there is no checkpoint in the folder.
         """
-        return _digest(
-            {"checkpoint": content_digest(self.checkpoint), "config": asdict(self.config)}
-        )
+        config = asdict(self.config)
+        if config["update_adapts"] is None:  # younger than the first results, which stay valid
+            del config["update_adapts"]
+        return _digest({"checkpoint": content_digest(self.checkpoint), "config": config})
 
     def build(self) -> Tracker:
         """The tracker."""

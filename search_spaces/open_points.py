@@ -15,6 +15,7 @@ from data_pipeline.sampling import PairShares, SamplingConfig
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from meta_train.detectors import DetectorConfig
 from meta_train.detectors.fcos import FcosConfig
+from meta_train.detectors.network import Adapts
 from meta_train.train_config import TrainConfig
 from search_spaces.measures import Measure
 from search_spaces.study import Cell, Study, Variant, grid
@@ -29,6 +30,7 @@ Point = Literal[
     "outer_rates",
     "head",
     "block4",
+    "adapts",
     "background_pairs",
 ]
 """Names of `POINTS`, for the command line."""
@@ -74,11 +76,14 @@ class OpenPointsChoice:
     learns_block4: bool | None = None
     """Whether the outer loop learns block-4, or leaves it as it came."""
 
+    adapts: Adapts | None = None
+    """What the inner loop changes."""
+
     background_factor: float = 1.0
     """Of the share of pairs whose query does not show the target."""
 
 
-def _cell(name: str, **changes: float | int | bool | None) -> Cell[OpenPointsChoice]:
+def _cell(name: str, **changes: float | int | bool | str | None) -> Cell[OpenPointsChoice]:
     return Cell(name=name, choice=OpenPointsChoice(**changes))  # type: ignore[arg-type]
 
 
@@ -117,6 +122,10 @@ POINTS: dict[Point, tuple[Cell[OpenPointsChoice], ...]] = {
         _cell("fourfold_width", hidden_factor=4),
     ),
     "block4": (_cell("block4_frozen", learns_block4=False),),
+    "adapts": (
+        _cell("adapts_heads", adapts="head"),
+        _cell("adapts_block4", adapts="head+block4"),
+    ),
     "background_pairs": (
         _cell("no_background_pairs", background_factor=0.0),
         _cell("double_background_pairs", background_factor=2.0),
@@ -141,8 +150,12 @@ def configure(choice: OpenPointsChoice, base: PipelineConfig) -> PipelineConfig:
     if choice.learns_block4 is not None:
         outer = replace(outer, learns="head+block4" if choice.learns_block4 else "head")
     initial = train.rates.initial * choice.initial_rate_factor
+    inner = train.inner_loop
+    if choice.adapts is not None:
+        inner = replace(inner, adapts=choice.adapts)
     train = replace(
         train,
+        inner_loop=inner,
         detector=_detector(choice, train),
         rates=replace(train.rates, initial=initial),
         outer_loop=outer,

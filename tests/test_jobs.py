@@ -99,7 +99,9 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
     other = OnlineSpec(name="ours", checkpoint=write_checkpoint(tmp_path / "c", seed=1))
     tuned = replace(spec, config=TrackerConfig(window_weight=0.3))
     assert spec.fingerprint == twin.fingerprint
-    assert len({spec.fingerprint, other.fingerprint, tuned.fingerprint}) == 3
+    heads = replace(spec, config=TrackerConfig(update_adapts="head"))
+    prints = {each.fingerprint for each in (spec, other, tuned, heads)}
+    assert len(prints) == 4
     with pytest.raises(CheckpointError, match="not found"):
         _ = replace(spec, checkpoint=tmp_path / "nowhere").fingerprint
 

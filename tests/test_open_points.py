@@ -50,9 +50,11 @@ def test_each_alternative_changes_its_own_settings(point: Point, cell: object) -
         "outer_rates": "outer_loop.",
         "head": "detector.network.head.",
         "block4": "outer_loop.learns",
+        "adapts": "inner_loop.adapts",
         "background_pairs": "sampling.",
     }
-    found = changes(cell.choice)  # type: ignore[attr-defined]
+    base = QUICKSTART if cell.name == "adapts_block4" else BASE  # type: ignore[attr-defined]
+    found = changes(cell.choice, base)  # type: ignore[attr-defined]
     assert found and all(name.startswith(places[point]) for name in found), found
     assert point == "background_pairs" or len(found) == 1
 
@@ -82,7 +84,13 @@ def test_what_is_the_base_itself_is_left_out(caplog: pytest.LogCaptureFixture) -
     """The quickstart counts ten negatives already, and learns nothing of block-4."""
     study = open_points_study(QUICKSTART, (0, 1), points=get_args(Point), look_alikes=False)
     left_out = {cell.name for _, cell in CELLS} - set(study.cells)
-    assert left_out == {"worst_10_negatives", "block4_third", "block4_triple", "block4_frozen"}
+    assert left_out == {
+        "worst_10_negatives",
+        "block4_third",
+        "block4_triple",
+        "block4_frozen",
+        "adapts_heads",
+    }
     assert all(name in caplog.text for name in left_out)
     assert len(study.variants) == 2 * (1 + len(CELLS) - len(left_out))
     with pytest.raises(ValueError, match=r"expected in block4, but all of them \(block4_frozen\)"):
@@ -99,9 +107,10 @@ def test_look_alikes_that_no_shard_knows_are_refused_at_once(tiny_shards: str) -
 def test_all_points_make_a_study_that_needs_no_benchmark(tiny_shards: str) -> None:
     base = replace(BASE, train=replace(BASE.train, shards=tiny_shards))
     study = open_points_study(base, (0,), points=get_args(Point), look_alikes=False)
-    assert study.cells[0] == "start" and len(study.cells) == 1 + len(CELLS)
+    assert study.cells[0] == "start" and "adapts_block4" not in study.cells
+    assert len(study.cells) == len(CELLS)
     found = trials(study)
-    assert len({trial.trial_id for trial in found}) == len({t.training for t in found}) == 24
+    assert len({trial.trial_id for trial in found}) == len({t.training for t in found}) == 25
     assert tracking_seconds(found[0]) == 0
     assert "held-out pair tasks" in found[0].sequences.text
     assert [measure.name for measure in measures(4, look_alikes=True)] == [

@@ -15,7 +15,9 @@ from data_pipeline.crops import cut, search_window, zooms
 from eval_jobs.tracker import OnlineTracker, TrackerConfig, TrackingError
 from eval_jobs.tracker_input import check_image
 from meta_train.detectors.backbone import BRANCHES, Weights
-from meta_train.learner import Learner
+from meta_train.detectors.network import adapted_names
+from meta_train.kernel_rates import KernelRatesConfig
+from meta_train.learner import Learner, initial_learner
 
 IMAGE_SIZE = (240, 320)
 
@@ -315,6 +317,32 @@ def test_updates_change_what_is_seen() -> None:
     assert not np.allclose(
         run_over_noise(still, range(1, 8)), run_over_noise(eager, range(1, 8)), atol=1e-9
     )
+
+
+def test_updates_may_leave_block4_as_the_first_frame_made_it() -> None:
+    small = small_learner()
+    learner = initial_learner(
+        small.config,
+        KernelRatesConfig(initial=0.01),
+        adapts="head+block4",
+        generator=torch.Generator().manual_seed(0),
+    )
+    common: dict[str, Any] = {"min_score": -10.0, "add_threshold": -10.0}
+    boxes, changed = [], []
+    for part in (None, "head"):
+        config = TrackerConfig(update_interval_frames=3, update_adapts=part, **common)
+        tracker = OnlineTracker(learner, config)
+        tracker.start(noise(0), BOX)
+        first = tracker._weights
+        boxes.append(tracker.follow(noise(1)).box)
+        tracker.follow(noise(2))
+        pairs = zip(first.items(), tracker._weights.values(), strict=True)
+        changed.append({name for (name, old), new in pairs if not torch.equal(old, new)})
+    np.testing.assert_allclose(boxes[0], boxes[1], rtol=1e-5)
+    assert changed[0] == set(adapted_names(learner.weights, "head+block4", BRANCHES))
+    assert changed[1] == set(adapted_names(learner.weights, "head", BRANCHES))
+    with pytest.raises(ValueError, match="at most what the checkpoint adapts, 'head', got 'head"):
+        OnlineTracker(small, TrackerConfig(update_adapts="head+block4"))
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from eval_jobs.pair_contest import Contest, load_entries, score_entry
 from eval_jobs.pair_results import PairResults
 from eval_jobs.pair_scores import score_rows
 from eval_jobs.result_files import named_folder
+from eval_jobs.row_tables import text_table
 from eval_jobs.sequence_job import SequenceJob, track_sequence
-from eval_jobs.tables import text_table
 from eval_jobs.tracker import TrackerConfig
 from eval_jobs.tracker_specs import Phase, TrackerSpec, phase_specs
 from eval_jobs.work import first_runs, further_runs, once_each, plan_work

@@ -19,7 +19,7 @@ from torchvision.ops import box_iou
 
 from data_pipeline.pair_tasks import PairTask, load_task
 from eval_jobs.results import file_name
-from eval_jobs.tables import Row, table_number
+from eval_jobs.row_tables import Row, table_number
 from meta_train.detectors.backbone import BRANCHES
 from meta_train.kernel_rates import Rates
 from meta_train.learner import Learner

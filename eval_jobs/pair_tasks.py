@@ -26,7 +26,7 @@ from eval_jobs.constant_rates import CONSTANT_RATES
 from eval_jobs.pair_contest import Contest, Entry, load_entries, score_entry
 from eval_jobs.pair_results import PairResults
 from eval_jobs.pair_scores import PairScore, pair_figure, score_rows, step_metrics, task_rows
-from eval_jobs.tables import csv_table, text_table
+from eval_jobs.row_tables import csv_table, text_table
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from eval_jobs.published import FPS, TABLES, PublishedTable
+from eval_jobs.row_tables import Row, table_number
 from eval_jobs.scores import TrackerScore
-from eval_jobs.tables import Row, table_number
 
 
 def paper_tables(scores: Sequence[TrackerScore]) -> dict[str, list[Row]]:

@@ -8,8 +8,8 @@ from eval_jobs.benchmarks import Benchmark, sequence_name
 from eval_jobs.plots import attribute_figure, curve_figures
 from eval_jobs.published import PublishedScore, published_scores
 from eval_jobs.results import file_name
+from eval_jobs.row_tables import Row, csv_table, table_number, text_table
 from eval_jobs.scores import TrackerScore, worst_first
-from eval_jobs.tables import Row, csv_table, table_number, text_table
 from meta_train.run_log import RunLog
 
 

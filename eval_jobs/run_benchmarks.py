@@ -21,8 +21,8 @@ from eval_jobs.jobs import evaluate_all
 from eval_jobs.paper_tables import paper_tables
 from eval_jobs.report import log_scores, report_text
 from eval_jobs.result_files import named_folder, score_results
+from eval_jobs.row_tables import text_table
 from eval_jobs.scores import TrackerScore
-from eval_jobs.tables import text_table
 from eval_jobs.tracker import TrackerConfig
 from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, phase_specs
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config

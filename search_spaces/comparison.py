@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from matplotlib.figure import Figure
 
-from eval_jobs.tables import Row
+from eval_jobs.row_tables import Row
 from search_spaces.measures import Measure, paper_columns
 from search_spaces.study import Study
 from search_spaces.trial_run import TrialResult

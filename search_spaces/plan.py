@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from eval_jobs.pipeline import PipelineConfig
-from eval_jobs.tables import Row, text_table
+from eval_jobs.row_tables import Row, text_table
 from search_spaces.study import Study, Trial, trials
 from search_spaces.training import absolute_storage, find_trained
 from search_spaces.trial_run import finished

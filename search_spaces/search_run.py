@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from eval_jobs.tables import Row, text_table
+from eval_jobs.row_tables import Row, text_table
 from meta_train.run_log import RunLog
 from search_spaces.comparison import compare_url
 from search_spaces.plan import cost_of, cost_text, tracking_seconds, training_seconds

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eval_jobs.tables import text_table
+from eval_jobs.row_tables import text_table
 from meta_train.mlflow_runs import keep_mlflow_run, mlflow_run_of
 from meta_train.run_log import MlflowConfig, RunLog
 from search_spaces.comparison import (

@@ -18,8 +18,8 @@ from eval_jobs.constant_rates import best_rate, with_constant_rate
 from eval_jobs.jobs import evaluate
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from eval_jobs.report import log_scores
+from eval_jobs.row_tables import Row
 from eval_jobs.scores import TrackerScore
-from eval_jobs.tables import Row
 from eval_jobs.tracker import TrackingError
 from eval_jobs.tracker_specs import Phase, phase_specs
 from meta_train import checkpoint as checkpoints

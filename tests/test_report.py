@@ -21,8 +21,8 @@ from eval_jobs.report import (
     summary_metrics,
     table_rows,
 )
+from eval_jobs.row_tables import csv_table, text_table
 from eval_jobs.scores import TrackerScore, score_tracker
-from eval_jobs.tables import csv_table, text_table
 from meta_train.run_log import MlflowConfig, RunLog
 
 BOX = np.array([10.0, 10.0, 30.0, 30.0])

@@ -20,13 +20,13 @@ import tyro
 
 from data_pipeline.clear_errors import clear_errors
 from data_pipeline.pair_tasks import PairTasksConfig
-from eval_jobs.benchmarks import find_benchmark
+from eval_jobs.benchmarks import IncompleteResultsError, find_benchmark
 from eval_jobs.constant_rates import CONSTANT_RATES
 from eval_jobs.pair_contest import Contest, load_entries, score_entry
 from eval_jobs.pair_results import PairResults
 from eval_jobs.pair_scores import score_rows
 from eval_jobs.result_files import named_folder
-from eval_jobs.row_tables import text_table
+from eval_jobs.row_tables import table_number, text_table
 from eval_jobs.sequence_job import SequenceJob, track_sequence
 from eval_jobs.tracker import TrackerConfig
 from eval_jobs.tracker_specs import Phase, TrackerSpec, phase_specs
@@ -99,6 +99,13 @@ def main(
             jobs = once_each(job for work in works for job in work.jobs)
             for due in (first_runs, further_runs):
                 _run_all(pool, _tracking([run for job in jobs for run in due(job)]))
+            rows = [
+                {"tracker": score.tracker}
+                | {name: table_number(value) for name, value in score.values.items()}
+                | {"fps": table_number(score.fps), "protocol": score.label}
+                for score in (work.score(work.trajectories()) for work in works)
+            ]
+            print(text_table(rows, find_benchmark(benchmark).title))
     if shards is not None:
         entries = load_entries(checkpoints)
         results = PairResults(folder=output, contest=contest)
@@ -130,17 +137,22 @@ def _tracking(jobs: Sequence[SequenceJob]) -> dict[str, Task]:
 
 
 def _run_all(pool: Executor, tasks: dict[str, Task]) -> None:
-    """Runs all tasks, and says which are done; the first error that one had comes at the end.
+    """Runs all tasks, and says which are done.
 
     Raises:
-        Exception: whatever a task raised.
+        IncompleteResultsError: tasks failed; names each, after all others are done.
     """
     running = {pool.submit(task): name for name, task in tasks.items()}
     for done, future in enumerate(as_completed(running), start=1):
-        outcome = "done" if future.exception() is None else f"failed: {future.exception()}"
+        outcome = "done" if future.exception() is None else "failed"
         logger.info("%d of %d, %s: %s", done, len(running), running[future], outcome)
-    for future in running:
-        future.result()
+    causes = {name: cause for future, name in running.items() if (cause := future.exception())}
+    if causes:
+        lines = [f"- {name}: {type(cause).__name__}: {cause}" for name, cause in causes.items()]
+        raise IncompleteResultsError(
+            f"{len(causes)} of {len(running)} runs failed; the others are kept, and the same "
+            "command goes on from there:\n" + "\n".join(lines)
+        )
 
 
 if __name__ == "__main__":

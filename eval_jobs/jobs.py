@@ -15,7 +15,7 @@ from eval_jobs.archives import write_archive
 from eval_jobs.benchmarks import Benchmark, IncompleteResultsError, Selection
 from eval_jobs.protocols import Trajectory
 from eval_jobs.results import ResultStore
-from eval_jobs.scores import TrackerScore, score_tracker
+from eval_jobs.scores import TrackerScore
 from eval_jobs.sequence_job import SequenceJob, run_job, sequence_metrics
 from eval_jobs.tracker_specs import TrackerSpec
 from eval_jobs.work import Work, first_runs, further_runs, once_each, plan_work
@@ -137,14 +137,9 @@ def evaluate_all(
 
 def _score(work: Work) -> TrackerScore:
     """The score from the result files, and the archive for the benchmark's server."""
-    trajectories = [
-        [run.store.read_existing(run.track) for run in first_runs(job) + further_runs(job)]
-        for job in work.jobs
-    ]
+    trajectories = work.trajectories()
+    score = work.score(trajectories)
     store, benchmark = work.store, work.selection.benchmark
-    score = score_tracker(
-        store.tracker, store.fingerprint, work.selection, trajectories, setting=work.setting
-    )
     log.info("%s on %s: %s (%s)", store.tracker, benchmark.title, score.values, score.label)
     _archive(work.selection, store, [own_runs[0] for own_runs in trajectories])
     return score

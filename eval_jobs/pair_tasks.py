@@ -97,6 +97,9 @@ def _scores(results: PairResults, entry: Entry, advance: Callable[[], None]) -> 
     if scores is None:
         scores = score_entry(results.contest, entry, advance)
         results.write(entry, scores)
+        return scores
+    for _ in range(results.contest.num_tasks([entry])):
+        advance()
     return scores
 
 

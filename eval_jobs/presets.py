@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
+from eval_jobs.tracker import TrackerConfig
 from meta_train.train_presets import TRAININGS
 
 _KINDS = {
@@ -13,7 +14,11 @@ _KINDS = {
     ),
     "small": (
         "a small pool of real videos, on one GPU or a patient CPU",
-        PipelineConfig(evaluation=EvaluationConfig(benchmark="otb100", partial=True)),
+        PipelineConfig(
+            evaluation=EvaluationConfig(
+                benchmark="otb100", partial=True, tracker=TrackerConfig(update_adapts="head")
+            )
+        ),
     ),
     "paper": (
         "everything as in the paper, on a GPU cluster",

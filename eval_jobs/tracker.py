@@ -5,6 +5,7 @@ tracker.start(first_frame, box)
 boxes = [tracker.follow(frame).box for frame in frames]
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from meta_train.checkpoint import load_learner
 from meta_train.detectors.backbone import BRANCHES, STRIDE_PX, Branch, Weights, channels_last
 from meta_train.detectors.network import Adapts, Features
 from meta_train.learner import Learner
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +144,7 @@ class Prediction:
     """The target was not found, and the box is that of the frame before."""
 
     updated: bool = False
-    """The tracker learned from this frame on; an update that was undone does not count."""
+    """The tracker learned from this frame on; an update that a guard undid does not count."""
 
 
 @runtime_checkable
@@ -183,6 +186,7 @@ class OnlineTracker:
         self._support: SupportSet | None = None
         self._guard: UpdateGuard | None = None
         self._weights: Weights = self._learner.weights
+        self._before_update = self._weights
         self._box = np.zeros(4)
         self._frame_number = 0
         self._last_update = 0
@@ -234,7 +238,7 @@ class OnlineTracker:
         self._guard = UpdateGuard(self.config.drift, self._online, self._weights, support)
         self._box = first_box
         self._frame_number = 1
-        self._last_update = 1
+        self._before_update, self._last_update = self._weights, 1
 
     def follow(self, image: UInt8[ndarray, "height width 3"]) -> Prediction:
         """The target in the next frame (lines 5-16).
@@ -250,7 +254,7 @@ class OnlineTracker:
         self._frame_number += 1  # line 4
         window = search_window(self._box)
         features = self._features(cut(image, window)[None])
-        candidates, scores = self._detect_finite(features)  # line 5
+        candidates, scores = self._detect_finite(features, self._guard.first)  # line 5
         if (scores < config.min_score).all():  # line 6
             return Prediction(box=self._box, score=float(scores.max()), lost=True)  # lines 7-8
         last_in_crop = window.to_crop(self._box)
@@ -281,7 +285,7 @@ class OnlineTracker:
             self._weights = self._guard.passed(self._weights, before)
         is_updated = self._weights is not before
         if is_updated:
-            self._last_update = self._frame_number
+            self._before_update, self._last_update = before, self._frame_number
         return Prediction(box=self._box, score=score, lost=False, updated=is_updated)
 
     def _update_is_due(
@@ -318,19 +322,19 @@ class OnlineTracker:
         return boxes[0].double().cpu().numpy(), scores[0].double().cpu().numpy()
 
     def _detect_finite(
-        self, features: Features
+        self, features: Features, first: Weights
     ) -> tuple[Float[ndarray, "L 4"], Float[ndarray, "L"]]:
-        """As `_detect`. Not in the paper: where online updates diverged, all of them are undone."""
-        found = self._detect(features)
-        if not _are_finite(found) and self._guard is not None:
-            self._weights = self._guard.first
+        """As `_detect`. Not in the paper: updates that give no numbers are undone, last first."""
+        for weights in (self._weights, self._before_update, first):
+            self._weights = weights
             found = self._detect(features)
-        if not _are_finite(found):
-            raise TrackingError(
-                f"frame {self._frame_number}: the detector's scores or boxes are not finite; its "
-                "gradient descent on the first frame diverged. Use smaller rates or fewer steps."
-            )
-        return found
+            if all(bool(np.isfinite(array).all()) for array in found):
+                return found
+            logger.warning("frame %d: the last update gives no numbers", self._frame_number)
+        raise TrackingError(
+            f"frame {self._frame_number}: the detector's scores or boxes are not finite; its "
+            "gradient descent on the first frame diverged. Use smaller rates or fewer steps."
+        )
 
     def _descend(
         self, support: SupportSet, num_steps: int, branches: tuple[Branch, ...]
@@ -342,7 +346,3 @@ class OnlineTracker:
 
     def _to_device(self, boxes: Float[ndarray, "N 4"]) -> Float[Tensor, "N 4"]:
         return torch.as_tensor(boxes, dtype=torch.float32, device=self._learner.device)
-
-
-def _are_finite(arrays: tuple[ndarray, ...]) -> bool:
-    return all(bool(np.isfinite(array).all()) for array in arrays)

@@ -38,10 +38,9 @@ class OnlineSpec:
         Raises:
             CheckpointError: there is no checkpoint in the folder.
         """
-        config = asdict(self.config)
-        if config["update_adapts"] is None:  # younger than the first results, which stay valid
-            del config["update_adapts"]
-        return _digest({"checkpoint": content_digest(self.checkpoint), "config": config})
+        return _digest(
+            {"checkpoint": content_digest(self.checkpoint), "config": constants(self.config)}
+        )
 
     def build(self) -> Tracker:
         """The tracker."""
@@ -133,6 +132,12 @@ def phase_specs(
         )
         for phase in phases
     ]
+
+
+def constants(config: TrackerConfig) -> dict[str, Any]:
+    """A tracker's constants for a digest; what is younger than the first counts where it is set."""
+    younger = {"update_adapts"} if config.update_adapts is None else set()
+    return {name: value for name, value in asdict(config).items() if name not in younger}
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eval_jobs.benchmarks import Benchmark, Selection, select
-from eval_jobs.protocols import ResetConfig, same_result
+from eval_jobs.protocols import ResetConfig, Trajectory, same_result
 from eval_jobs.results import ResultStore, file_name
+from eval_jobs.scores import TrackerScore, score_tracker
 from eval_jobs.sequence_job import SequenceJob
 from eval_jobs.tracker_specs import OnlineSpec, TrackerSpec
 
@@ -32,6 +33,24 @@ class Work:
         """Whether all of its runs have a result."""
         return all(
             _has_results(due(job)) for due in (first_runs, further_runs) for job in self.jobs
+        )
+
+    def trajectories(self) -> list[list[Trajectory]]:
+        """The runs over each sequence.
+
+        Raises:
+            ResultError: one has no result, or a damaged one.
+        """
+        return [
+            [run.store.read_existing(run.track) for run in first_runs(job) + further_runs(job)]
+            for job in self.jobs
+        ]
+
+    def score(self, trajectories: list[list[Trajectory]]) -> TrackerScore:
+        """What the tracker reached, from `trajectories`."""
+        store = self.store
+        return score_tracker(
+            store.tracker, store.fingerprint, self.selection, trajectories, setting=self.setting
         )
 
 

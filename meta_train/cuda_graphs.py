@@ -114,7 +114,7 @@ class Graphs:
             self._captured.pop(key)
             logger.warning(
                 "CUDA graphs are not used for %s, whose operations are launched one by one instead:"
-                " they could not be captured (%s)",
+                " they could not be captured. Where memory is short, use fewer pairs_at_once (%s)",
                 work,
                 _first_cause(error),
             )
@@ -231,19 +231,21 @@ class CudaLane:
         and plans, the second shows whether anything waits for the device. That would break a
         capture, and with it the allocator's books.
 
-        Other threads may use the device meanwhile.
+        Other threads may use the device meanwhile, but must not wait for it in the second run.
         """
         graph = torch.cuda.CUDAGraph()
         self.begin()
-        with self.active():
-            once()
-            with _waiting_forbidden():
+        try:
+            with self.active():  # gives the caller's stream back, however the capture ends
                 once()
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        ):
-            rows = once()
-        self.end()
+                with _waiting_forbidden():
+                    once()
+                with torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+                ):
+                    rows = once()
+        finally:
+            self.end()
         return graph.replay, rows
 
 

@@ -5,6 +5,7 @@ python meta_train/log_local_run.py --folder runs/local
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -33,17 +34,21 @@ def log_local_run(config: LogConfig) -> str:
     Raises:
         ValueError: the folder holds no run.
     """
-    train = run_config(config.folder)
+    train, points = run_config(config.folder), curves(config.folder)
     run_log = RunLog.start(
         config.mlflow,
         run_name=config.name or config.folder.absolute().name,
         params=flatten_config(train),
         tags={"kind": "training", "trained": "without MLflow"},
     )
-    for point in curves(config.folder):
-        iteration = point.pop("iteration")
-        run_log.log_metrics(point, step=int(iteration))
-    run_log.finish("FINISHED")
+    status: Literal["FINISHED", "FAILED"] = "FAILED"
+    try:
+        for point in points:
+            iteration = point.pop("iteration")
+            run_log.log_metrics(point, step=int(iteration))
+        status = "FINISHED"
+    finally:
+        run_log.finish(status)
     return run_log.handle.run_id
 
 

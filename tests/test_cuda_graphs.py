@@ -85,8 +85,8 @@ class Lanes:
         return self.opened[-1]
 
 
-def problem(name: str, adapts: str, seed: int = 0) -> tuple[Any, ...]:
-    """Detector, weights, rates and tasks of two pairs with random features at the boundary."""
+def problem(name: str, adapts: str, seed: int = 0, num_pairs: int = 2) -> tuple[Any, ...]:
+    """Detector, weights, rates and tasks of a few pairs with random features at the boundary."""
     detector, generator = DETECTORS[name], torch.Generator().manual_seed(seed)
     weights = initial_weights(detector.network, generator)
     weights = {key: weight.double() for key, weight in weights.items()}
@@ -94,13 +94,15 @@ def problem(name: str, adapts: str, seed: int = 0) -> tuple[Any, ...]:
     rates = initial_rates(KernelRatesConfig(initial=0.02 / (1 + seed)), adapted)
 
     def features(count: int) -> dict[str, Tensor]:
-        shared = torch.randn(2 * count, 4, 33, 33, generator=generator, dtype=torch.float64)
+        shared = torch.randn(num_pairs * count, 4, 33, 33, generator=generator, dtype=torch.float64)
         found = branch_features(detector.network, weights, shared, adapts)
-        return {branch: x.unflatten(0, (2, count)) for branch, x in found.items()}
+        return {branch: x.unflatten(0, (num_pairs, count)) for branch, x in found.items()}
 
     def labels(count: int) -> Any:
-        corner = torch.rand(2 * count, 2, generator=generator, dtype=torch.float64) * 60 + 60
-        present = torch.arange(2 * count) != 1
+        corner = (
+            torch.rand(num_pairs * count, 2, generator=generator, dtype=torch.float64) * 60 + 60
+        )
+        present = torch.arange(num_pairs * count) != 1
         return detector.label(torch.cat([corner, corner + 64], dim=1), present)
 
     return detector, weights, rates, Task(features(1), labels(1), features(1), labels(1))
@@ -271,8 +273,8 @@ def test_a_detector_that_compares_by_identity_has_no_graphs(
 def test_graphs_on_a_gpu(
     caplog: pytest.LogCaptureFixture, second_order: bool, adapts: str, name: str
 ) -> None:
-    """Both pairs at one time; in float64, where the order of sums makes no visible difference."""
-    detector, weights, rates, tasks = problem(name, adapts)
+    """Seven pairs, four at a time; in float64, where the order of sums makes no difference."""
+    detector, weights, rates, tasks = problem(name, adapts, num_pairs=7)
     tasks = carrying(tasks)
     on_gpu = tree_map(
         lambda x: x.detach().cuda().requires_grad_(x.requires_grad), (weights, rates, tasks)

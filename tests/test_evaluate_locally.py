@@ -33,7 +33,10 @@ class HerePool(Executor):
 
     def submit(self, task: Any, /, *_: Any, **__: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        future.set_result(pickle.loads(pickle.dumps(task))())
+        try:
+            future.set_result(pickle.loads(pickle.dumps(task))())
+        except ValueError as error:
+            future.set_exception(error)
         return future
 
 
@@ -62,6 +65,25 @@ def test_the_reporting_scripts_find_what_it_left(
     scores = evaluate(specs, *place, tmp_path / "results", partial=True)
     assert [len(score.sequences) for score in scores] == [3, 3]
     assert in_process == [], "no sequence is tracked again"
+
+
+@pytest.mark.usefixtures("here")
+def test_what_failed_is_named_and_the_others_are_kept(
+    slim_checkpoint: Path, tmp_path: Path, make_dataset: Callable[[str, Path], str]
+) -> None:
+    make_dataset("otb", tmp_path / "otb")
+    broken = tmp_path / "otb" / "Coke" / "img" / "0002.jpg"
+    broken.write_bytes(b"no image")
+    with pytest.raises(SystemExit, match="1 of 3 runs failed") as stopped:
+        evaluate_locally.main(
+            (f"slim={slim_checkpoint}",),
+            folder=tmp_path / "otb",
+            phases=("before",),
+            partial=True,
+            output=tmp_path / "results",
+        )
+    assert "otb/Coke: DatasetError" in str(stopped.value)
+    assert len(list((tmp_path / "results").rglob("*.json"))) == 2
 
 
 @pytest.fixture

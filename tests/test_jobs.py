@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval_jobs import jobs
+from eval_jobs import jobs, tracker_specs
 from eval_jobs.benchmarks import IncompleteResultsError, find_benchmark, select
 from eval_jobs.jobs import evaluate, evaluate_all
 from eval_jobs.metrics import SUCCESS_THRESHOLDS
@@ -104,6 +104,12 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
     assert len(prints) == 4
     with pytest.raises(CheckpointError, match="not found"):
         _ = replace(spec, checkpoint=tmp_path / "nowhere").fingerprint
+
+
+def test_results_of_an_earlier_release_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracker_specs, "content_digest", lambda folder: "content")
+    spec = OnlineSpec(name="ours", checkpoint=Path("best"))
+    assert spec.fingerprint == "1444827d10cb25c9"
 
 
 def test_phases_differ_in_how_far_they_adapt() -> None:

@@ -17,9 +17,11 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 
 SCRIPTS = (
     "meta_train/launch.py",
+    "meta_train/log_local_run.py",
     "meta_train/train_locally.py",
     "data_pipeline/check_dataset.py",
     "data_pipeline/preprocess.py",
+    "eval_jobs/evaluate_locally.py",
     "eval_jobs/export_tracker.py",
     "eval_jobs/pair_tasks.py",
     "eval_jobs/run_benchmarks.py",
@@ -40,6 +42,8 @@ HEART = (
     "meta_train.train_presets",
     "meta_train.learner",
     "meta_train.worker",
+    "meta_train.cuda_graphs",
+    "eval_jobs.evaluate_locally",
 )
 
 # Modules that users of trackers are likely to have installed, though they may not be here.

@@ -71,7 +71,7 @@ def test_the_fingerprint_ignores_where_a_run_runs() -> None:
     base = fingerprint(UNUSUAL, "data")
     elsewhere = replace(
         UNUSUAL,
-        scaling=ScalingConfig(use_gpu=True, cuda_graphs=False),
+        scaling=ScalingConfig(use_gpu=True, cuda_graphs=True),
         shards="/elsewhere",
         log_every=3,
     )
@@ -80,6 +80,10 @@ def test_the_fingerprint_ignores_where_a_run_runs() -> None:
     assert fingerprint(replace(UNUSUAL, seed=5), "data") != base
     longer = replace(UNUSUAL, outer_loop=replace(UNUSUAL.outer_loop, num_epochs=21))
     assert fingerprint(longer, "data") != base
+
+
+def test_a_run_of_an_earlier_release_is_found_again() -> None:
+    assert fingerprint(TrainConfig(shards="shards"), "data") == "7de336767e05f1f9"
 
 
 def test_local_shards_become_absolute_and_must_be_named(

@@ -13,7 +13,7 @@ _KINDS = {
         PipelineConfig(synthetic=SyntheticConfig()),
     ),
     "small": (
-        "a small pool of real videos, on one GPU or a patient CPU",
+        "a small pool of real videos, on one GPU, or for days on a CPU",
         PipelineConfig(
             evaluation=EvaluationConfig(
                 benchmark="otb100", partial=True, tracker=TrackerConfig(update_adapts="head")

@@ -63,8 +63,8 @@ SMALL_TRAINING = TrainConfig(
     checkpoint_every=100,
     log_every=10,
 )
-"""A small pool of real videos, on one GPU or a patient CPU. Block-4 adapts too: of what was tried,
-nothing else helped as much where the query shows a look-alike (README)."""
+"""A small pool of real videos, on one GPU, or for days on a CPU. Block-4 adapts too: of what was
+tried, nothing else helped as much where the query shows a look-alike (README)."""
 
 
 def with_each_detector(trainings: Mapping[str, TrainConfig]) -> dict[str, TrainConfig]:

@@ -26,7 +26,7 @@ from eval_jobs.pair_contest import Contest, load_entries, score_entry
 from eval_jobs.pair_results import PairResults
 from eval_jobs.pair_scores import score_rows
 from eval_jobs.result_files import named_folder
-from eval_jobs.row_tables import table_number, text_table
+from eval_jobs.row_tables import table_rows, text_table
 from eval_jobs.sequence_job import SequenceJob, track_sequence
 from eval_jobs.tracker import TrackerConfig
 from eval_jobs.tracker_specs import Phase, TrackerSpec, phase_specs
@@ -99,13 +99,8 @@ def main(
             jobs = once_each(job for work in works for job in work.jobs)
             for due in (first_runs, further_runs):
                 _run_all(pool, _tracking([run for job in jobs for run in due(job)]))
-            rows = [
-                {"tracker": score.tracker}
-                | {name: table_number(value) for name, value in score.values.items()}
-                | {"fps": table_number(score.fps), "protocol": score.label}
-                for score in (work.score(work.trajectories()) for work in works)
-            ]
-            print(text_table(rows, find_benchmark(benchmark).title))
+            found = [work.score(work.trajectories()) for work in works]
+            print(text_table(table_rows(found), find_benchmark(benchmark).title))
     if shards is not None:
         entries = load_entries(checkpoints)
         results = PairResults(folder=output, contest=contest)

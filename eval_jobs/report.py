@@ -8,19 +8,9 @@ from eval_jobs.benchmarks import Benchmark, sequence_name
 from eval_jobs.plots import attribute_figure, curve_figures
 from eval_jobs.published import PublishedScore, published_scores
 from eval_jobs.results import file_name
-from eval_jobs.row_tables import Row, csv_table, table_number, text_table
+from eval_jobs.row_tables import Row, csv_table, table_number, table_rows, table_speed, text_table
 from eval_jobs.scores import TrackerScore, worst_first
 from meta_train.run_log import RunLog
-
-
-def table_rows(scores: Sequence[TrackerScore]) -> list[Row]:
-    """One row per score: tracker, benchmark, its protocol and coverage, the metrics, the speed."""
-    return [
-        {"tracker": score.tracker, "benchmark": score.selection.benchmark.title}
-        | {name: table_number(value) for name, value in score.values.items()}
-        | {"fps": _speed(score.fps), "protocol": score.label}
-        for score in scores
-    ]
 
 
 def paper_rows(scores: Sequence[TrackerScore]) -> list[Row]:
@@ -47,7 +37,7 @@ def sequence_rows(scores: Sequence[TrackerScore]) -> list[Row]:
     return [
         {"tracker": score.tracker, "sequence": each.sequence, "frames": each.num_frames}
         | {name: table_number(value) for name, value in each.values.items()}
-        | {"lost_frames": each.num_lost, "fps": _speed(each.fps)}
+        | {"lost_frames": each.num_lost, "fps": table_speed(each.fps)}
         | {"attributes": attributes[each.sequence]}
         for score in scores
         for each in worst_first(score)
@@ -183,13 +173,8 @@ def _beside(
         if is_given:
             row[f"paper: {name}"] = None if paper is None else paper.values.get(name)
     return row | {
-        "fps": None if ours is None else _speed(ours.fps),
+        "fps": None if ours is None else table_speed(ours.fps),
         "paper: fps": None if paper is None else paper.fps,
         "protocol": "" if ours is None else ours.label,
         "paper": "" if paper is None else f"Table {paper.table}",
     }
-
-
-def _speed(fps: float) -> float | None:
-    """Alike, of a speed."""
-    return round(fps, 1) if math.isfinite(fps) else None

@@ -9,8 +9,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from eval_jobs.scores import TrackerScore
+
 Row = dict[str, Any]
 """A row of a table: its columns by name."""
+
+
+def table_rows(scores: Sequence[TrackerScore]) -> list[Row]:
+    """One row per score: tracker, benchmark, its protocol and coverage, the metrics, the speed."""
+    return [
+        {"tracker": score.tracker, "benchmark": score.selection.benchmark.title}
+        | {name: table_number(value) for name, value in score.values.items()}
+        | {"fps": table_speed(score.fps), "protocol": score.label}
+        for score in scores
+    ]
 
 
 def text_table(rows: Sequence[Row], title: str = "") -> str:
@@ -42,6 +54,11 @@ def table_number(value: float) -> float | None:
     VOT has no accuracy of a run that always fails before its burn-in is over.
     """
     return round(value, 4) if math.isfinite(value) else None
+
+
+def table_speed(fps: float) -> float | None:
+    """Alike, of a speed."""
+    return round(fps, 1) if math.isfinite(fps) else None
 
 
 def _cell(column: str, value: object) -> str:

@@ -20,8 +20,7 @@ from data_pipeline.ray_session import default_address, ray_session
 from data_pipeline.uris import expect_no_secret
 from eval_jobs.pipeline import Outcome, PipelineConfig, run
 from eval_jobs.presets import PRESETS
-from eval_jobs.report import table_rows
-from eval_jobs.row_tables import text_table
+from eval_jobs.row_tables import table_rows, text_table
 from meta_train.plan import plan
 from meta_train.run_log import flatten_config
 from meta_train.trainer import new_run_id

@@ -19,9 +19,8 @@ from eval_jobs.report import (
     report_text,
     sequence_rows,
     summary_metrics,
-    table_rows,
 )
-from eval_jobs.row_tables import csv_table, text_table
+from eval_jobs.row_tables import csv_table, table_rows, text_table
 from eval_jobs.scores import TrackerScore, score_tracker
 from meta_train.run_log import MlflowConfig, RunLog
 

@@ -15,12 +15,12 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
-from torchvision.ops import box_iou
 
 from data_pipeline.pair_tasks import PairTask, load_task
 from eval_jobs.results import file_name
 from eval_jobs.row_tables import Row, table_number
 from meta_train.detectors.backbone import BRANCHES
+from meta_train.detectors.box_ops import box_iou
 from meta_train.kernel_rates import Rates
 from meta_train.learner import Learner
 from meta_train.validation import TaskCurves, one_task, prepare, task_curves

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou, sigmoid_focal_loss
 
 from meta_train.detectors.backbone import MAP_SIZE, Branch
+from meta_train.detectors.box_ops import box_convert, box_iou, sigmoid_focal_loss
 from meta_train.detectors.cells import at_least_float32, cell_centers, masked_mean
 from meta_train.detectors.network import NetworkConfig, Outputs
 

@@ -107,6 +107,11 @@ FAULTS = {
         write("train/video_b/meta_info.ini", "object_class: fox\n"),
         "ini file with a section [METAINFO] expected, got: File contains no section headers.",
     ),
+    "got10k: an ini of which no line parses": (
+        "train/video_b/meta_info.ini",
+        write("train/video_b/meta_info.ini", "[METAINFO]\n" + "fox\n" * 2000),
+        "ini file with a section [METAINFO] expected, got: Source contains parsing errors:",
+    ),
     "coco: no annotations": (
         "annotations/instances_train2017.json",
         remove("annotations/*"),
@@ -373,6 +378,7 @@ def test_faults_name_the_file_what_was_expected_what_came_and_what_to_do(
     assert told is not None, raised.value
     assert Path(told["file"]) == tmp_path / file
     assert expected_and_came in told["expected"] + told["came"]
+    assert len(told[0]) < 2000, "told to people"
 
 
 @pytest.mark.parametrize("name", ["trackingnet", "lasot"])

@@ -97,7 +97,7 @@ def _read_category(path: Path) -> str:
         parser.read(path, encoding="utf-8")
     except (ConfigParserError, UnicodeDecodeError) as error:
         raise DatasetError(
-            f"{path}: an ini file with a section [METAINFO] expected, got: {error}. "
+            f"{path}: an ini file with a section [METAINFO] expected, got: {error!s:.300}. "
             "Mend or delete the file."
         ) from error
     return parser.get("METAINFO", "object_class", fallback="").strip()

@@ -86,7 +86,7 @@ def read_manifest(folder: str) -> Manifest:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ShardError(
             f"{folder}/{MANIFEST_FILE}: a manifest expected, it does not parse "
-            f"({type(error).__name__}: {error}). Run data_pipeline/preprocess.py again."
+            f"({type(error).__name__}: {error!s:.300}). Run data_pipeline/preprocess.py again."
         ) from error
     expect_version(f"{folder}/{MANIFEST_FILE}", version)
     try:
@@ -94,7 +94,7 @@ def read_manifest(folder: str) -> Manifest:
         return Manifest(**content)
     except (TypeError, AttributeError) as error:
         raise ShardError(
-            f"{folder}/{MANIFEST_FILE}: the fields of Manifest expected ({error}). "
+            f"{folder}/{MANIFEST_FILE}: the fields of Manifest expected ({error!s:.300}). "
             "Run data_pipeline/preprocess.py again into a new folder."
         ) from error
 

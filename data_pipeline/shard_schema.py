@@ -44,7 +44,7 @@ INDEX_SCHEMA = pa.schema(
 )
 """Columns of the index: where each row of the shards lies, and what it is."""
 
-_NOT_IN_VERSION_1 = ("other_boxes", "num_look_alikes")
+_NOT_IN_VERSION_1 = {"other_boxes", "num_look_alikes"}
 
 
 def checked(table: pa.Table, where: str, schema: pa.Schema) -> pa.Table:
@@ -54,9 +54,8 @@ def checked(table: pa.Table, where: str, schema: pa.Schema) -> pa.Table:
         ShardError: it has not, or what it holds is not what its types say (text that is no UTF-8).
     """
     first_version = (table.schema.metadata or {}).get(b"schema_version") == b"1"
-    expected = [
-        field for field in schema if not (first_version and field.name in _NOT_IN_VERSION_1)
-    ]
+    absent = _NOT_IN_VERSION_1 - set(table.column_names) if first_version else set()
+    expected = [field for field in schema if field.name not in absent]
     wrong = [field.name for field in expected if field.name not in table.column_names]
     wrong = wrong or [field.name for field in expected if table[field.name].type != field.type]
     wrong = wrong or [field.name for field in expected if table[field.name].null_count]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -185,12 +186,17 @@ def test_missing_manifest_says_the_run_has_not_ended(tmp_path: Path) -> None:
         ('{"schema_version": 99, "counts": {}}', "schema version 1 or 2 expected, got 99"),
         ('{"schema_version": 1, "counts": {}}', "fields of Manifest expected"),
         ('{"schema_version": 1, "counts": []}', "fields of Manifest expected"),
+        (
+            '{"schema_version": 1, "counts": {}, "%s": 0}' % ("x" * 3000),
+            "fields of Manifest expected",
+        ),
     ],
 )
 def test_broken_manifest(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(ShardError, match=message):
+    with pytest.raises(ShardError, match=message) as raised:
         read_manifest(str(tmp_path))
+    assert len(str(raised.value)) < 1000
 
 
 def test_another_schema_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +215,12 @@ def test_shards_of_the_first_version_know_no_others(tmp_path: Path) -> None:
     (chunk,) = read_chunks(str(tmp_path), shard, 0)
     assert chunk.other_boxes == () and chunk.num_look_alikes == 0
     assert len(chunk.look_alikes(0, 0)) == 0
+
+    place = table.column_names.index("num_look_alikes")
+    odd = table.set_column(place, "num_look_alikes", pa.array([[[]]]))
+    pq.write_table(odd.replace_schema_metadata({"schema_version": "1"}), tmp_path / shard)
+    with pytest.raises(ShardError, match=r"got others \(num_look_alikes\)"):
+        index_shard(str(tmp_path), shard)
 
 
 def test_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:

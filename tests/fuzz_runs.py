@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from data_pipeline.tracks import Track
 from eval_jobs import pipeline
 from eval_jobs.benchmarks import BENCHMARKS, Selection
-from eval_jobs.protocols import Trajectory
+from eval_jobs.protocols import FAILED, INITIALIZED, TRACKED, Trajectory
 from eval_jobs.result_files import score_results
 from eval_jobs.results import ResultStore
 from meta_train import checkpoint as checkpoints
@@ -114,7 +114,7 @@ def _seal_checkpoint(folder: Path) -> None:
 def _make_backbone(folder: Path) -> Files:
     """Of the true shapes, but all kernels share one number, so that the file is small."""
     resnet = torchvision.models.resnet18().state_dict()
-    state = {name: torch.ones(1).expand(tensor.shape) for name, tensor in resnet.items()}
+    state = {name: torch.ones(()).expand(tensor.shape) for name, tensor in resnet.items()}
     path = folder / "resnet18.pth"
     torch.save(state, path)
     return {path: spoilt(path.read_bytes()) | _odd_state(state)}
@@ -166,7 +166,7 @@ def _make_results(folder: Path) -> Files:
     }
     paths = [_store(folder).write(track, Trajectory(**parts))]
     parts["boxes"][:2] = np.nan
-    codes = np.array([0, 1, 3, 3])
+    codes = np.array([INITIALIZED, FAILED, TRACKED, TRACKED])
     paths.append(_store(folder, repetition=0).write(track, Trajectory(**parts, codes=codes)))
     return all_of(*paths)
 

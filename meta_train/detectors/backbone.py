@@ -245,12 +245,16 @@ def _read_resnet18(source: str) -> Weights:
             f"backbone weights: {source!r} is neither 'imagenet', 'random' nor an existing file"
         )
     try:
-        state = dict(torch.load(path, map_location="cpu", weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that torch did not write makes it raise nearly anything
         raise ValueError(
             f"{path}: expected a torchvision ResNet-18 state dict, but it does not load "
             f"({type(error).__name__}: {error!s:.200})"
         ) from error
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{path}: expected a torchvision ResNet-18 state dict, got a {type(state).__name__}"
+        )
     _require_resnet18(state, path)
     return state
 

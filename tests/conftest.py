@@ -6,6 +6,7 @@ is being imported, jaxtyping's hook compiles whatever it imports anew.
 
 import dataclasses
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import beartype.door  # noqa: F401
 import cv2
 import fsspec  # noqa: F401
+import jaxtyping
 import matplotlib.figure  # noqa: F401
 import numpy as np
 import pyarrow as pa
@@ -63,6 +65,8 @@ from meta_train.train_state import TrainState
 if TYPE_CHECKING:
     from eval_jobs.sequence_job import SequenceJob
 
+torch.set_num_threads(1)  # small tensors, and several processes
+
 TINY_VIDEOS = SyntheticConfig(
     num_train_videos=8,
     frames_per_video=4,
@@ -88,6 +92,31 @@ def untrained(config: TrainConfig, folder: Path) -> Path:
         generator=torch.Generator().manual_seed(0),
     )
     return save(TrainState(config, learner, 0).checkpoint(), folder)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Up to four processes for the whole set; a few files run in this one, which starts sooner."""
+    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else min(4, os.cpu_count() or 1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one process, for its fixtures; those that share the local Ray, too."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # the longest group first
+
+
+@pytest.fixture(scope="module")
+def unchecked_shapes() -> Iterator[None]:
+    """For tests of whole trainings, whose parts are checked by tests of their own.
+
+    The checks take half of a small training's time.
+    """
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

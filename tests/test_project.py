@@ -151,6 +151,6 @@ def test_a_script_explains_itself(script: str, run_script: Callable[..., Any]) -
 
 def test_a_script_needs_no_installation_of_the_project(tmp_path: Path) -> None:
     """Python finds the packages beside the script's folder, from any folder."""
-    command = [sys.executable, ROOT / "meta_train" / "launch.py", "--help"]
+    command = [sys.executable, ROOT / "data_pipeline" / "check_dataset.py", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.ray_session import ray_session
 from data_pipeline.readers.synthetic import render_dataset
 from data_pipeline.shards import read_chunks, read_index, read_manifest
 from data_pipeline.synthetic_scenes import SyntheticConfig
@@ -127,7 +128,8 @@ def main() -> None:
         videos, clean, killed = (folder / each for each in ("videos", "clean", "killed"))
         log = folder / "log"
         if not (clean / "manifest.json").exists():
-            render_dataset(videos, VIDEOS)
+            with ray_session("local"):
+                render_dataset(videos, VIDEOS)
             finish(start(videos, clean, log), log)
         print("the clean run stands", flush=True)
         rng = random.Random(arguments.seed)

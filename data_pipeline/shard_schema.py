@@ -44,11 +44,13 @@ INDEX_SCHEMA = pa.schema(
 )
 """Columns of the index: where each row of the shards lies, and what it is."""
 
-_NOT_IN_VERSION_1 = {"other_boxes", "num_look_alikes"}
+_NOT_IN_VERSION_1 = frozenset({"other_boxes", "num_look_alikes"})
 
 
 def checked(table: pa.Table, where: str, schema: pa.Schema) -> pa.Table:
     """A table that was read, if it has the columns of a schema, and no nulls in them.
+
+    One of version 1 need not have those that came later; where it has, they are checked.
 
     Raises:
         ShardError: it has not, or what it holds is not what its types say (text that is no UTF-8).

@@ -20,7 +20,7 @@ from data_pipeline.pair_tasks import PairTask, load_task
 from eval_jobs.results import file_name
 from eval_jobs.row_tables import Row, table_number
 from meta_train.detectors.backbone import BRANCHES
-from meta_train.detectors.box_ops import box_iou
+from meta_train.detectors.torchvision_ops import box_iou
 from meta_train.kernel_rates import Rates
 from meta_train.learner import Learner
 from meta_train.validation import TaskCurves, one_task, prepare, task_curves

@@ -19,7 +19,7 @@ from data_pipeline.episodes import NO_AUGMENTATION, Episode, stack
 from data_pipeline.sampling import PairShares, SamplingConfig
 from data_pipeline.stream import EpisodeStream
 from meta_train.collectives import sum_over_workers
-from meta_train.detectors.box_ops import box_iou
+from meta_train.detectors.torchvision_ops import box_iou
 from meta_train.inner_loop import converged, losses, mean_loss
 from meta_train.learner import Learner
 from meta_train.outer_step import Episodes, label_episodes, to_episodes

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import beartype.door  # noqa: F401
 import cv2
 import fsspec  # noqa: F401
-import jaxtyping
 import matplotlib.figure  # noqa: F401
 import numpy as np
 import pyarrow as pa
@@ -95,28 +94,20 @@ def untrained(config: TrainConfig, folder: Path) -> Path:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Up to four processes for the whole set; a few files run in this one, which starts sooner."""
-    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else min(4, os.cpu_count() or 1)
+    """One process, which starts sooner, where files are named; else up to four."""
+    if all(Path(argument.partition("::")[0]).is_file() for argument in config.args):
+        return 0
+    return min(4, os.cpu_count() or 1)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run in one process, for its fixtures; those that share the local Ray, too."""
+    """Tests that share the local Ray run in one process; of the others, those of a file do."""
     for item in items:
         group = "ray" if item.get_closest_marker("ray") else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # the longest group first
-
-
-@pytest.fixture(scope="module")
-def unchecked_shapes() -> Iterator[None]:
-    """For tests of whole trainings, whose parts are checked by tests of their own.
-
-    The checks take half of a small training's time.
-    """
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the longest group first
+        items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session")

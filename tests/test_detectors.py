@@ -22,8 +22,6 @@ from meta_train.detectors.fcos import FcosConfig
 from meta_train.train_config import TrainConfig, from_json, to_json
 from meta_train.worker import Metrics, Rim, train
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
-
 ROOT = Path(__file__).parents[1]
 OF_THE_PAPER = {"fcos", "retina"}
 KINDS = {config_class().kind: config_class for config_class in DETECTORS}

@@ -21,8 +21,6 @@ from meta_train.plan import random_learner, take_step
 from meta_train.train_config import TrainConfig
 from meta_train.train_state import TrainState
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
-
 WAITING = {
     "_local_scalar_dense",  # .item(), float(), bool(), int()
     "nonzero",  # boolean indexing, torch.where(mask)

@@ -17,8 +17,6 @@ from meta_train.log_local_run import LogConfig, log_local_run
 from meta_train.run_log import MlflowConfig
 from meta_train.train_config import TrainConfig
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
-
 ROOT = Path(__file__).parents[1]
 
 WITHOUT_RAY_AND_MLFLOW = """

@@ -16,8 +16,6 @@ from meta_train.detectors.network import NetworkConfig
 from meta_train.train_config import TrainConfig
 from meta_train.train_state import TrainState
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
-
 FLOORS = {
     "": 0.9999,
     "cls.head.": 0.9999,

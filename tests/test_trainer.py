@@ -18,8 +18,6 @@ from meta_train.trainer import (
 )
 from meta_train.worker import DivergedError, Rim, train
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
-
 
 def test_a_run_is_created_once_and_found_again(tmp_path: Path, tiny_config: TrainConfig) -> None:
     storage = str(tmp_path / "runs")

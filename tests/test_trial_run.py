@@ -42,8 +42,6 @@ from search_spaces.training import find_trained, train_once, with_absolute_paths
 from search_spaces.trial_run import StudySettings, TrialResult, finished, run_trial
 from search_spaces.tune_trials import grouped
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
-
 fits: list[str] = []
 """The runs that `fake_fit` trained."""
 

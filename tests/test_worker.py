@@ -28,8 +28,6 @@ from meta_train.train_config import TrainConfig
 from meta_train.train_state import TrainState
 from meta_train.worker import DivergedError, Metrics, Rim, train
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
-
 
 @dataclass
 class Recorder:

@@ -16,8 +16,6 @@ from meta_train.checkpoint import load
 from meta_train.train_config import TrainConfig
 from meta_train.worker import Rim, train
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
-
 
 class InThreads:
     """Workers that are threads of this process, and what they add up."""

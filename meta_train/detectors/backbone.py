@@ -253,10 +253,11 @@ def _read_resnet18(source: str) -> Weights:
         ) from error
     if not isinstance(state, dict):
         raise ValueError(
-            f"{path}: expected a torchvision ResNet-18 state dict, got a {type(state).__name__}"
+            f"{path}: expected a torchvision ResNet-18 state dict, got an object of type "
+            f"{type(state).__name__}. Save model.state_dict()."
         )
     _require_resnet18(state, path)
-    return state
+    return dict(state)
 
 
 def _require_resnet18(state: Weights, path: Path) -> None:

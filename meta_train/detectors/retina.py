@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from meta_train.detectors.backbone import MAP_SIZE, Branch
-from meta_train.detectors.box_ops import box_convert, box_iou, sigmoid_focal_loss
 from meta_train.detectors.cells import at_least_float32, cell_centers, masked_mean
 from meta_train.detectors.network import NetworkConfig, Outputs
+from meta_train.detectors.torchvision_ops import box_convert, box_iou, sigmoid_focal_loss
 
 _LARGEST_LOG_SIZE = math.log(1000 / 16)
 """Bound of a regressed log size, torchvision's: above it exp soon overflows."""
@@ -107,6 +107,9 @@ class Retina:
     """The functions of Retina-MAML; plays the role `meta_train.detectors.Detector`."""
 
     config: RetinaConfig
+
+    def __post_init__(self) -> None:
+        import torchvision  # noqa: F401  (seconds, which are not to fall into the first frame's)
 
     @property
     def network(self) -> NetworkConfig:

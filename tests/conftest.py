@@ -32,6 +32,7 @@ import torch._dynamo
 import torchvision  # noqa: F401
 import tyro.conf  # noqa: F401
 from mlflow import MlflowClient
+from xdist.scheduler import LoadFileScheduling
 
 from data_pipeline.crop_tracks import CropConfig
 from data_pipeline.preprocess import write_shard
@@ -63,6 +64,8 @@ from meta_train.train_state import TrainState
 
 if TYPE_CHECKING:
     from eval_jobs.sequence_job import SequenceJob
+
+TESTS = Path(__file__).parent
 
 torch.set_num_threads(1)  # small tensors, and several processes
 
@@ -100,13 +103,26 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(4, os.cpu_count() or 1)
 
 
-@pytest.hookimpl(tryfirst=True)
+USING_RAY = {path.name for path in TESTS.glob("test_*.py") if "pytest.mark.ray" in path.read_text()}
+
+
+class OneRay(LoadFileScheduling):
+    """A file's tests run in one process, and those of all files that use the local Ray in one.
+
+    xdist's groups by marker would serve, but do not work with pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "ray" if Path(file).name in USING_RAY else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
+    return OneRay(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share the local Ray run in one process; of the others, those of a file do."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-    if "PYTEST_XDIST_WORKER" in os.environ:  # the longest group first
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the longest part first
         items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 CONNECT_SECONDS = 5.0
 """How long the head of a cluster may take to answer."""
 
+_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+
 
 class ClusterError(RuntimeError):
     """There is no Ray cluster at an address; the message says what to do."""
@@ -36,8 +38,10 @@ def ray_session(address: str, resources: dict[str, float] | None = None) -> Iter
     import ray
     import ray.data
 
-    before = os.environ.get("RAY_ADDRESS")
+    before = {name: os.environ.get(name) for name in ("RAY_ADDRESS", _WATCHER)}
     if address == "local":
+        # Nobody tells it that its only node goes: trainings are spared the process that would ask.
+        os.environ.setdefault(_WATCHER, "0")
         ray.init(address="local", resources=resources, logging_level=logging.WARNING)
     else:
         _join(address)
@@ -50,10 +54,10 @@ def ray_session(address: str, resources: dict[str, float] | None = None) -> Iter
         yield
     finally:
         ray.shutdown()
-        if before is None:
-            del os.environ["RAY_ADDRESS"]
-        else:
-            os.environ["RAY_ADDRESS"] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _join(address: str) -> None:

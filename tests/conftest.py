@@ -214,6 +214,7 @@ def database(empty_database: Path, tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray with two CPUs for all tests marked ``ray``."""
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # as `ray_session` has it
     ray.init(
         address="local",
         num_cpus=2,

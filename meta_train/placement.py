@@ -18,11 +18,12 @@ def require_room(scaling: ScalingConfig) -> None:
         ValueError: it never can; the message says what was asked for and what there is.
     """
     least = scaling.min_workers or scaling.num_workers
-    if runs_that_fit(cluster_nodes(), replace(scaling, num_workers=least)) < 1:
+    nodes = cluster_nodes(scaling)
+    if runs_that_fit(nodes, replace(scaling, num_workers=least)) < 1:
         raise ValueError(
             f"a run trains on {least} workers with {scaling.cpus_per_worker} CPUs"
             f"{' and a GPU' if scaling.use_gpu else ''} each, and the Ray cluster cannot place "
-            f"them: its nodes have {_described(cluster_nodes())}. Ask for fewer workers or CPUs, "
+            f"them: its nodes have {_described(nodes)}. Ask for fewer workers or CPUs, "
             "or add nodes."
         )
 
@@ -49,26 +50,37 @@ def runs_that_fit(nodes: Sequence[dict[str, float]], scaling: ScalingConfig) -> 
     >>> runs_that_fit([{"CPU": 2.0}, {"CPU": 3.0}], ScalingConfig(cpus_per_worker=2))
     2
     """
-    workers = 0
-    for node in nodes:
-        fitting = int(node.get("CPU", 0.0)) // scaling.cpus_per_worker
-        workers += min(fitting, int(node.get("GPU", 0.0))) if scaling.use_gpu else fitting
-    return workers // scaling.num_workers
+    return sum(_workers_on(node, scaling) for node in nodes) // scaling.num_workers
 
 
-def cluster_nodes() -> list[dict[str, float]]:
-    """Resources of the connected cluster's nodes, with those that its autoscaler may still add."""
+def _workers_on(node: dict[str, float], scaling: ScalingConfig) -> int:
+    """How many of a run's workers a node holds."""
+    fitting = int(node.get("CPU", 0.0)) // scaling.cpus_per_worker
+    return min(fitting, int(node.get("GPU", 0.0))) if scaling.use_gpu else fitting
+
+
+_USUAL = ScalingConfig()
+
+
+def cluster_nodes(scaling: ScalingConfig = _USUAL) -> list[dict[str, float]]:
+    """Resources of the connected cluster's nodes, with those that its autoscaler may still add.
+
+    Args:
+        scaling: what they are for: of the nodes to come, those that hold most of its workers.
+    """
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return alive + _nodes_to_come(AUTOSCALER_FILE.expanduser(), len(alive))
+    return alive + _nodes_to_come(AUTOSCALER_FILE.expanduser(), len(alive), scaling)
 
 
-def _nodes_to_come(config_file: Path, num_alive: int) -> list[dict[str, float]]:
+def _nodes_to_come(
+    config_file: Path, num_alive: int, scaling: ScalingConfig
+) -> list[dict[str, float]]:
     """The worker nodes that a ``ray up`` cluster may have beyond those that are there.
 
-    The file does not tell which types the nodes of now belong to, so all types' are counted, and
-    only the cluster's limit is held to.
+    The file does not tell which types the nodes of now belong to, so a type may have all its nodes
+    still to come; together they keep to the cluster's limit.
     """
     if not config_file.is_file():
         return []
@@ -83,7 +95,7 @@ def _nodes_to_come(config_file: Path, num_alive: int) -> list[dict[str, float]]:
         if name != config.get("head_node_type")
         for _ in range(min(room, int(kind.get("max_workers", 0))))
     ]
-    return sorted(found, key=lambda node: -node.get("GPU", 0.0))
+    return sorted(found, key=lambda node: -_workers_on(node, scaling))[:room]
 
 
 def _described(nodes: Sequence[dict[str, float]]) -> str:

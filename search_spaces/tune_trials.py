@@ -75,7 +75,7 @@ def concurrent_trials(scaling: ScalingConfig) -> int:
     Raises:
         ValueError: not one, or the cluster lacks `TUNE_DRIVER`.
     """
-    nodes = cluster_nodes()
+    nodes = cluster_nodes(scaling)
     drivers = int(sum(node.get(TUNE_DRIVER, 0.0) for node in nodes))
     if drivers < 1:
         raise ValueError(

@@ -1,18 +1,17 @@
-"""Logging to a run from nodes that do not reach MLflow.
+"""Logging to a run from a cluster's other nodes.
 
-A database is a file on the driver's machine, and a server on loopback answers there alone. Where a
-cluster has other nodes, the driver starts a relay: one actor on its own node that logs for them. It
-uses `RunLog`, so what MLflow does not take waits on the driver's disk and `finish` delivers it.
+A database is a file on the driver's machine, a server on loopback answers there alone, and points
+that wait for a server that is down would wait on another machine's disk. Where a cluster has other
+nodes, the driver starts a relay: one actor on its own node that logs for them. It uses `RunLog`, so
+what MLflow does not take waits on the driver's disk and `finish` delivers it.
 """
 
-import ipaddress
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 from meta_train.run_log import RETRY_SECONDS, RunHandle, RunLog
 from meta_train.undelivered import expect_metric_names
@@ -31,32 +30,14 @@ class RunRoute:
     """The run."""
 
     relay: Any = None
-    """Logs for other nodes than its own; None where every process reaches MLflow itself."""
+    """Logs for other nodes than its own; None where there are none."""
 
     relay_node: str = ""
     """Ray's id of its node."""
 
 
-def is_local(tracking_uri: str) -> bool:
-    """Whether an address of MLflow holds on one machine only.
-
-    >>> is_local("http://127.0.0.1:5000"), is_local("sqlite:////home/me/mlflow.db")
-    (True, True)
-    >>> is_local("http://10.0.0.7:5000"), is_local("https://mlflow.example.com")
-    (False, False)
-    """
-    parts = urlsplit(tracking_uri)
-    host = parts.hostname or ""
-    try:
-        return parts.scheme == "sqlite" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"
-
-
 def route_to(handle: RunHandle) -> RunRoute:
     """The route to a run, for the process that waits for the others; it is connected to Ray."""
-    if not is_local(handle.tracking_uri):
-        return RunRoute(handle=handle)
     import ray
 
     from meta_train.placement import cluster_nodes  # needs torch, which a relay starts without

@@ -15,7 +15,7 @@ from mlflow.entities import Metric
 
 from meta_train import placement, run_relay, run_store
 from meta_train.run_log import RunHandle, RunLog
-from meta_train.run_relay import RelayedLog, RunRoute, _Relay, attach, is_local, route_to
+from meta_train.run_relay import RelayedLog, RunRoute, _Relay, attach, route_to
 
 DRIVERS, ANOTHER = "a" * 56, "b" * 56
 """Ids of nodes."""
@@ -101,32 +101,17 @@ def on(node: str, monkeypatch: pytest.MonkeyPatch, job: str = "01") -> None:
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
 
 
-@pytest.mark.parametrize(
-    ("uri", "local"),
-    [
-        ("sqlite:////home/me/mlflow.db", True),
-        ("http://127.0.0.1:5000", True),
-        ("http://localhost:5000", True),
-        ("http://[::1]:5000", True),
-        ("http://10.0.0.7:5000", False),
-        ("https://mlflow.example.com", False),
-        ("postgresql://db.example.com/mlflow", False),
-    ],
-)
-def test_what_only_one_machine_reaches_needs_a_relay(
-    uri: str, local: bool, handle: RunHandle, monkeypatch: pytest.MonkeyPatch
+def test_where_there_are_other_nodes_one_relay_logs_for_them(
+    handle: RunHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert is_local(uri) is local
     actor = SimpleNamespace(options=lambda **given: SimpleNamespace(remote=object))
     monkeypatch.setattr(ray, "remote", lambda kind: actor)
     on(DRIVERS, monkeypatch)
-    own = replace(handle, tracking_uri=uri)
     monkeypatch.setattr(placement, "cluster_nodes", lambda: [{"CPU": 2.0}])
-    assert route_to(own) == RunRoute(handle=own)
+    assert route_to(handle) == RunRoute(handle=handle)
     monkeypatch.setattr(placement, "cluster_nodes", lambda: [{"CPU": 0.0}, {"CPU": 2.0}])
-    route = route_to(own)
-    assert route.relay_node == (DRIVERS if local else "")
-    assert (route.relay is not None) is local
+    route = route_to(handle)
+    assert route.relay_node == DRIVERS and route.relay is not None
     assert route_to(handle).relay is route_to(replace(handle, run_id="8" * 32)).relay
     first = route_to(handle).relay
     on(DRIVERS, monkeypatch, job="02")

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import TypeAdapter
@@ -36,7 +36,8 @@ from meta_train.outer_step import to_episodes
 from meta_train.placement import require_room
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
 from meta_train.train_config import TrainConfig, fingerprint
-from meta_train.trainer import TrainResult, create_run, fit, run_config
+from meta_train.train_state import require_start
+from meta_train.trainer import TrainResult, create_run, fit, replan_run, run_config
 from meta_train.validation import validation_stream
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ _INIT_FILE = "init_from.txt"
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What a trained detector is tried on."""
+
+    __pydantic_config__: ClassVar = {"ser_json_inf_nan": "constants"}
 
     benchmark: str = "synthetic"
     """A row of `eval_jobs.benchmarks.BENCHMARKS`."""
@@ -133,7 +136,8 @@ def run(
     """Trains and evaluates; the caller has started Ray.
 
     Args:
-        config: the run. With ``resume``, training goes by the config that the run started with.
+        config: the run. With ``resume``, its storage, MLflow and ``train.scaling``; the rest is
+            taken from what the run started with.
         run_id: the run's name, and its folder in the storage.
         resume: go on with a run that exists.
         init_from: a checkpoint of another run to start from; a resumed run knows its own.
@@ -155,14 +159,17 @@ def run(
             "evaluation.folder and evaluate with eval_jobs/run_benchmarks.py"
         )
     if resume:
-        train = run_config(storage, run_id)
-        evaluation = _read_evaluation(storage, run_id) or config.evaluation
+        scaling = config.train.scaling
+        config = kept_settings(config, storage, run_id)
+        train = config.train
+        if train.scaling != scaling:
+            train = replan_run(replace(train, scaling=scaling), storage, run_id)
         started_from = read_file(storage, f"{run_id}/{_INIT_FILE}")
         init_from = None if started_from is None else started_from.decode()
-        config = replace(config, evaluation=evaluation)
     else:
         require_room(config.train.scaling)
         config = with_data(config, storage)
+        require_start(config.train, init_from)
         train = create_run(config.train, storage, run_id)
         text = _EVALUATION.dump_json(config.evaluation, indent=1)
         write_file(storage, f"{run_id}/{_EVALUATION_FILE}", text)
@@ -190,6 +197,18 @@ def run(
     finally:
         run_log.finish(status)
     return Outcome(train=result, scores=tuple(scores), mlflow_run_id=run_log.handle.run_id)
+
+
+def kept_settings(config: PipelineConfig, storage: str, run_id: str) -> PipelineConfig:
+    """The config with the training and the evaluation of a run that exists.
+
+    Raises:
+        UnknownRunError: there is no such run.
+        StoredFileError: its settings are not those of this release.
+    """
+    train = run_config(storage, run_id)
+    evaluation = _read_evaluation(storage, run_id) or config.evaluation
+    return replace(config, train=train, evaluation=evaluation)
 
 
 def with_data(config: PipelineConfig, storage: str) -> PipelineConfig:

@@ -8,8 +8,10 @@ python meta_train/launch.py PRESET --help                   # every setting
 """
 
 import logging
+import shlex
 import sys
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Annotated
 
 import torch
@@ -18,11 +20,11 @@ import tyro
 from data_pipeline.clear_errors import clear_errors
 from data_pipeline.ray_session import default_address, ray_session
 from data_pipeline.uris import expect_no_secret
-from eval_jobs.pipeline import Outcome, PipelineConfig, run
+from eval_jobs.pipeline import Outcome, PipelineConfig, kept_settings, run
 from eval_jobs.presets import PRESETS
 from eval_jobs.row_tables import table_rows, text_table
 from meta_train.plan import plan
-from meta_train.run_log import flatten_config
+from meta_train.run_log import MlflowConfig, flatten_config
 from meta_train.trainer import new_run_id
 
 
@@ -34,8 +36,8 @@ class LaunchConfig:
     """The run."""
 
     resume: str | None = None
-    """Id of a run to go on with. It keeps the settings that it started with; ``storage``,
-    ``mlflow`` and ``address`` alone are taken from the command line."""
+    """Id of a run to go on with. It keeps the settings that it started with, but for where it
+    runs: ``train.scaling``, ``storage``, ``mlflow`` and ``address``."""
 
     init_from: str | None = None
     """Folder of a checkpoint whose weights and rates the run starts from: fine-tuning."""
@@ -61,10 +63,7 @@ def main() -> None:
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     run_id = config.resume or new_run_id(preset)
-    storage = config.pipeline.storage
-    again = f"python meta_train/launch.py --resume {run_id}"
-    again += "" if storage == "runs" else f" --storage {storage}"
-    print(f"run {run_id} (if it stops: {again})", flush=True)
+    print(f"run {run_id} (if it stops: {_resuming(config, run_id)})", flush=True)
     with ray_session(config.address):
         outcome = run(
             config.pipeline,
@@ -87,14 +86,32 @@ def _parse(arguments: list[str]) -> tuple[str, LaunchConfig]:
     if config.resume is not None and config.plan:
         raise SystemExit("--plan says what a new run will cost: leave out --resume")
     if config.resume is not None:
-        _require_no_settings(config, PRESETS[arguments[0]][1])
+        # Once more, with the run's own settings as defaults: what differs is what was given.
+        kept = kept_settings(config.pipeline, config.pipeline.storage, config.resume)
+        choices = {arguments[0]: ("", LaunchConfig(pipeline=kept))}
+        config = tyro.extras.overridable_config_cli(choices, args=arguments)
+        _require_no_settings(config, kept)
     return arguments[0], config
 
 
-def _require_no_settings(config: LaunchConfig, preset: PipelineConfig) -> None:
+def _resuming(config: LaunchConfig, run_id: str) -> str:
+    """The command that goes on with a run."""
+    options = {"--resume": run_id}
+    if config.pipeline.storage != "runs":
+        options["--storage"] = config.pipeline.storage
+    if config.pipeline.mlflow.tracking_uri != MlflowConfig().tracking_uri:
+        options["--mlflow.tracking-uri"] = config.pipeline.mlflow.tracking_uri
+    if config.address != default_address():
+        options["--address"] = config.address
+    return shlex.join(["python", "meta_train/launch.py", *chain(*options.items())])
+
+
+def _require_no_settings(config: LaunchConfig, kept_pipeline: PipelineConfig) -> None:
     """Exits if the command line sets what a resumed run takes from its own past."""
-    given = replace(config.pipeline, storage=preset.storage, mlflow=preset.mlflow)
-    asked, kept = flatten_config(given), flatten_config(preset)
+    scaling = kept_pipeline.train.scaling
+    given = replace(config.pipeline, train=replace(config.pipeline.train, scaling=scaling))
+    given = replace(given, storage=kept_pipeline.storage, mlflow=kept_pipeline.mlflow)
+    asked, kept = flatten_config(given), flatten_config(kept_pipeline)
     ignored = [name for name in asked if asked[name] != kept.get(name)]
     if ignored or config.init_from:
         names = ", ".join(ignored or ["init_from"])

@@ -16,6 +16,7 @@ from meta_train.kernel_rates import learned_names
 from meta_train.learner import Learner, initial_learner
 from meta_train.outer_step import MetaGradient, learned_weights
 from meta_train.train_config import TrainConfig
+from meta_train.validation import validation_stream
 
 
 class TrainState:
@@ -47,11 +48,12 @@ class TrainState:
         )
         # On the device, so that no step waits for it.
         self._num_failures = torch.zeros((), dtype=torch.int64, device=learner.device)
+        self._most_failures = self._num_failures
 
     @property
-    def num_failures(self) -> int:
-        """How many of the last steps, one after another, had no finite gradient."""
-        return int(self._num_failures)
+    def most_failures(self) -> int:
+        """The most steps, one after another, that had no finite gradient."""
+        return int(self._most_failures)
 
     @classmethod
     def start(
@@ -64,7 +66,8 @@ class TrainState:
         init_from: Path | str | None,
     ) -> "TrainState":
         """From a checkpoint of this run, of another, or from nothing; alike on all workers."""
-        loaded = checkpoints.load(resume, device) if resume else None
+        # Not to the device at once: Adam counts its steps on the host, or each would wait for them.
+        loaded = checkpoints.load(resume) if resume else None
         learner = loaded.learner if loaded else _first_learner(config, stream, init_from)
         learner = learner.to(device)
         learner = replace(
@@ -116,6 +119,7 @@ class TrainState:
             if tensor.grad is not None:
                 tensor.grad = torch.where(is_finite, tensor.grad, 0.0)
         self._num_failures = torch.where(is_finite, 0, self._num_failures + 1)
+        self._most_failures = torch.maximum(self._most_failures, self._num_failures)
         for group, rate in zip(self.adam.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * decay
         self.adam.step()
@@ -137,8 +141,42 @@ def _network_of(config: TrainConfig) -> tuple[object, ...]:
     """What two runs must share for one to start from the other."""
     network = config.detector.network
     untrained = replace(network, backbone=replace(network.backbone, weights="random"))
-    detector = replace(config.detector, network=untrained)
-    return detector, config.inner_loop.adapts, config.rates.granularity
+    return config.detector.kind, untrained, config.inner_loop.adapts, config.rates.granularity
+
+
+def require_start(config: TrainConfig, init_from: Path | str | None) -> None:
+    """Raises before a run is begun what each of its workers would raise, time and again.
+
+    Raises:
+        ShardError: the shards do not read, or hold nothing to train on or to validate with.
+        CheckpointError: ``init_from`` does not load, or holds another network.
+        ValueError: the file of the backbone's weights is missing or is not a ResNet-18's.
+    """
+    EpisodeStream(config.shards, config.sampling, split="train", seed=config.seed)
+    validation_stream(config.shards, config.sampling)
+    if init_from:
+        _learner_of(init_from, config)
+    elif config.detector.network.backbone.weights not in ("imagenet", "random"):
+        _new_learner(config)
+
+
+def _learner_of(checkpoint: Path | str, config: TrainConfig) -> Learner:
+    """Another run's weights and rates under this run's losses."""
+    loaded = checkpoints.load(checkpoint)
+    theirs, ours = _network_of(loaded.config), _network_of(config)
+    if theirs != ours:
+        raise checkpoints.CheckpointError(
+            f"{checkpoint}: holds another network than this run's; start from it with the same "
+            f"detector. Theirs: {theirs}. This run's: {ours}"
+        )
+    return replace(loaded.learner, config=config.detector)
+
+
+def _new_learner(config: TrainConfig) -> Learner:
+    generator = torch.Generator().manual_seed(config.seed)
+    return initial_learner(
+        config.detector, config.rates, adapts=config.inner_loop.adapts, generator=generator
+    )
 
 
 def _first_learner(
@@ -146,18 +184,8 @@ def _first_learner(
 ) -> Learner:
     """Another run's learner, or a new one; a random backbone is calibrated on training crops."""
     if init_from:
-        loaded = checkpoints.load(init_from)
-        theirs, ours = _network_of(loaded.config), _network_of(config)
-        if theirs != ours:
-            raise checkpoints.CheckpointError(
-                f"{init_from}: holds another network than this run's; start from it with the same "
-                f"detector. Theirs: {theirs}. This run's: {ours}"
-            )
-        return loaded.learner
-    generator = torch.Generator().manual_seed(config.seed)
-    learner = initial_learner(
-        config.detector, config.rates, adapts=config.inner_loop.adapts, generator=generator
-    )
+        return _learner_of(init_from, config)
+    learner = _new_learner(config)
     if config.detector.network.backbone.weights != "random":
         return learner
     crops = [stream.episode(lane, 0).query_images for lane in range(config.outer_loop.batch_pairs)]

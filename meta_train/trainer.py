@@ -43,7 +43,7 @@ from meta_train.worker import DivergedError, Metrics, Rim, train
 logger = logging.getLogger(__name__)
 
 _CONFIG_FILE = "config.json"
-_SCORE = "val/query_loss_after"
+_RANK = "held_out_rank"  # what Ray keeps checkpoints by
 _PAIRS = "pairs"
 _NOT_VALIDATED = 1e30  # ranks behind every checkpoint that was
 
@@ -179,7 +179,7 @@ def fit(
             storage_filesystem=steady(filesystem),
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute=_SCORE, checkpoint_score_order="min"
+                num_to_keep=2, checkpoint_score_attribute=_RANK, checkpoint_score_order="min"
             ),
             callbacks=[*callbacks, SigtermNotice()],
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
@@ -255,7 +255,7 @@ def _run_worker(arguments: dict[str, Any]) -> str | None:
             score = _NOT_VALIDATED
         checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder else None
         ray.train.report(
-            metrics | {_SCORE: score},
+            metrics | {_RANK: score},
             checkpoint=checkpoint,
             checkpoint_upload_fn=store,
             delete_local_checkpoint_after_upload=True,
@@ -295,7 +295,9 @@ def _resume_from(filesystem: pyarrow.fs.FileSystem, rank: int, scratch: Path) ->
     chosen = folder = None
     latest = ray.train.get_checkpoint()
     if rank == 0 and latest is not None:
-        older = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()][::-1]
+        kept = ray.train.get_all_reported_checkpoints()  # the best first
+        newest_first = sorted(kept, key=lambda each: each.metrics["iteration"], reverse=True)
+        older = [each.checkpoint.path for each in newest_first]
         paths = [latest.path, *(path for path in older if path != latest.path)]
         found = newest_whole([StoredCheckpoint(filesystem, path) for path in paths], scratch)
         chosen, folder = found or (None, None)
@@ -326,7 +328,7 @@ def _keep_best_and_last(result: Any, storage: str, run_id: str) -> TrainResult:
 
     last = keep(result.checkpoint, "last")
     ranked = sorted(
-        result.best_checkpoints, key=lambda pair: float(pair[1].get(_SCORE, _NOT_VALIDATED))
+        result.best_checkpoints, key=lambda pair: float(pair[1].get(_RANK, _NOT_VALIDATED))
     )
     for checkpoint, metrics in ranked:
         try:
@@ -334,6 +336,6 @@ def _keep_best_and_last(result: Any, storage: str, run_id: str) -> TrainResult:
         except CheckpointError as error:
             logger.warning("%s Another one is taken as the best.", error)
             continue
-        numbers = {key: float(value) for key, value in metrics.items()}
+        numbers = {key: float(value) for key, value in metrics.items() if key != _RANK}
         return TrainResult(run_id=run_id, best=best, last=last, metrics=numbers)
     raise CheckpointError(f"{storage}/{run_id}: none of its {len(ranked)} checkpoints is whole")

@@ -268,10 +268,12 @@ def _point(
     weights = setup.gammas if len(totals) > 1 else (1.0,)
     meta_loss = sum(gamma * total for gamma, total in zip(weights, totals, strict=True))
     point = {"train/meta_loss": meta_loss}
-    for branch, values in by_step.items():
-        point |= {f"train/query_loss_{branch}_{k}": value for k, value in enumerate(values)}
     point |= {f"train/grad_norm_{kind}": float(norm) for kind, norm in norms.items()}
-    if config.outer_loop.method == "maml":
+    if config.outer_loop.method == "baseline":  # of query and support images alike
+        point |= {f"train/loss_{branch}": values[0] for branch, values in by_step.items()}
+    else:
+        for branch, values in by_step.items():
+            point |= {f"train/query_loss_{branch}_{k}": value for k, value in enumerate(values)}
         for layer, rate in learner.rates.items():
             point[f"rates/{layer}/mean"] = float(rate.mean())
             if rate.numel() > 1:
@@ -317,9 +319,9 @@ def _validate(config: TrainConfig, state: TrainState, held_out: EpisodeStream, r
 
 def _require_progress(state: TrainState) -> None:
     """One batch may blow up in its inner loop; several in a row mean that there is no way back."""
-    if state.num_failures >= _MOST_FAILURES:
+    if state.most_failures >= _MOST_FAILURES:
         raise DivergedError(
-            f"the last {state.num_failures} outer steps up to {state.iteration} had no finite "
+            f"up to outer step {state.iteration}, {state.most_failures} in a row had no finite "
             f"gradient, or no pair whose inner loop did not diverge: the run diverged. "
             f"{_AGAINST_DIVERGENCE}, and start again"
         )

@@ -20,6 +20,7 @@ from eval_jobs.pipeline import PipelineConfig
 from meta_train.mlflow_runs import mlflow_run_of
 from meta_train.run_log import RunLog, absolute_uri
 from meta_train.train_config import fingerprint, resolved
+from meta_train.train_state import require_start
 from meta_train.trained_runs import TrainResult, trained_runs
 from meta_train.trainer import fit, replan_run
 from meta_train.worker import Metrics
@@ -110,7 +111,7 @@ def train_once(
         judge: as `fit` takes it.
 
     Raises:
-        ValueError: the cluster cannot place its workers.
+        ValueError: the cluster cannot place its workers, or what it starts from does not read.
         ray.train.TrainingFailedError: it failed.
     """
     data = read_manifest(config.train.shards).fingerprint
@@ -121,6 +122,7 @@ def train_once(
         if known is not None:
             logger.info("already trained: %s", known.run_id)
             return known
+        require_start(config.train, None)
         train = replan_run(config.train, config.storage, run_id)
         run_log = pipeline.open_run_log(config, train, config.storage, run_id, data, tags, {})
         status: Literal["FINISHED", "FAILED"] = "FAILED"

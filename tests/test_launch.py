@@ -1,9 +1,14 @@
 """meta_train.launch: what the command line means."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from eval_jobs.presets import PRESETS
-from meta_train.launch import _parse
+from meta_train.launch import _parse, _resuming
+from meta_train.train_config import ScalingConfig, TrainConfig
+from meta_train.trainer import create_run
 
 
 def test_no_argument_is_the_quickstart() -> None:
@@ -19,9 +24,30 @@ def test_a_setting_without_a_preset_changes_the_quickstart() -> None:
     assert config.pipeline.train.seed == 3
 
 
-def test_resume_takes_where_things_are_and_no_other_setting() -> None:
-    _, config = _parse(["--resume", "a-run", "--storage", "elsewhere", "--mlflow.experiment", "x"])
-    assert (config.resume, config.pipeline.storage) == ("a-run", "elsewhere")
+@pytest.fixture
+def a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """A run of two workers, named a-run, in the folder that scripts look in."""
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(shards="shards", seed=7, scaling=ScalingConfig(num_workers=2))
+    return create_run(config, "runs", "a-run")
+
+
+def test_resume_keeps_the_run_s_settings_but_where_it_runs(a_run: TrainConfig) -> None:
+    where = [
+        "--storage",
+        "runs",
+        "--mlflow.experiment",
+        "x",
+        "--train.scaling.cpus-per-worker",
+        "3",
+    ]
+    _, config = _parse(["--resume", "a-run", *where])
+    assert (config.resume, config.pipeline.mlflow.experiment) == ("a-run", "x")
+    assert config.pipeline.train == replace(
+        a_run, scaling=ScalingConfig(num_workers=2, cpus_per_worker=3)
+    )
+    _, config = _parse(["--resume", "a-run", "--train.scaling.num-workers", "1"])
+    assert config.pipeline.train.scaling.num_workers == 1, "also where it is the preset's number"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +57,19 @@ def test_resume_takes_where_things_are_and_no_other_setting() -> None:
         (["--init-from", "runs/another/best"], "init_from"),
     ],
 )
-def test_resume_refuses_settings_that_it_would_not_heed(flags: list[str], named: str) -> None:
+def test_resume_refuses_settings_that_it_would_not_heed(
+    a_run: TrainConfig, flags: list[str], named: str
+) -> None:
     with pytest.raises(SystemExit, match=named):
         _parse(["--resume", "a-run", *flags])
+
+
+def test_the_command_that_resumes_a_run_names_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    _, usual = _parse([])
+    assert _resuming(usual, "a") == "python meta_train/launch.py --resume a"
+    _, other = _parse(["--storage", "my runs", "--mlflow.tracking-uri", "http://10.0.0.7:5000"])
+    assert _resuming(other, "a").endswith(
+        "--resume a --storage 'my runs' --mlflow.tracking-uri http://10.0.0.7:5000"
+    )

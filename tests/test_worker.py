@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from data_pipeline.episodes import stack
+from data_pipeline.shards import ShardError
 from data_pipeline.stream import EpisodeStream
 from meta_train import train_state, worker
 from meta_train.baseline_step import batch_gradient
@@ -25,7 +26,7 @@ from meta_train.outer_step import (
     to_episodes,
 )
 from meta_train.train_config import TrainConfig
-from meta_train.train_state import TrainState
+from meta_train.train_state import TrainState, require_start
 from meta_train.worker import DivergedError, Metrics, Rim, train
 
 
@@ -103,7 +104,7 @@ def test_pairs_that_diverge_are_counted(go: Callable[..., Run], tiny_config: Tra
     """With rates of 1000 all do: then there is no gradient, and after three such steps no run."""
     mild = go(num_epochs=1)
     assert [point["train/diverged_pairs"] for point in mild.recorder.points.values()] == [0] * 3
-    with pytest.raises(DivergedError, match="3 outer steps"):
+    with pytest.raises(DivergedError, match="3 in a row"):
         go(num_epochs=1, rates=replace(tiny_config.rates, initial=1e3), log_every=1)
 
 
@@ -294,9 +295,15 @@ def test_a_gradient_that_is_not_finite_counts_as_none(whole: Run, tiny_config: T
         bad = filled(learner.weights, bad_weights), filled(learner.rates, bad_rates)
         state.step(MetaGradient(*good, {}, num_pairs=torch.tensor(2.0)), decay=1.0)
         state.step(MetaGradient(*bad, {}, num_pairs=torch.tensor(2.0)), decay=1.0)
-        assert state.num_failures == int(bad_rates != 0)
+        failures = int(bad_rates != 0)
+        assert state.most_failures == failures
         state.step(MetaGradient(*good, {}, num_pairs=torch.tensor(2.0)), decay=1.0)
-        assert state.num_failures == 0 and state.iteration == 7
+        state.step(MetaGradient(*bad, {}, num_pairs=torch.tensor(2.0)), decay=1.0)
+        assert state.most_failures == failures, "not in a row"
+        state.step(MetaGradient(*bad, {}, num_pairs=torch.tensor(2.0)), decay=1.0)
+        state.step(MetaGradient(*good, {}, num_pairs=torch.tensor(2.0)), decay=1.0)
+        assert state.most_failures == 2 * failures, "also where the next one was finite"
+        assert state.iteration == 10
         ends.append(learner.weights | learner.rates)
     assert_same(ends[1], ends[0])
     assert_same(ends[2], ends[0])
@@ -320,12 +327,52 @@ def test_another_network_is_refused(
     whole: Run, go: Callable[..., Run], tiny_config: TrainConfig
 ) -> None:
     source = whole.recorder.folder / "step-00000006"
-    other = replace(tiny_config.detector, reg_weight=1.0)
-    with pytest.raises(CheckpointError, match=r"step-00000006: holds another network .*reg_weight"):
+    network = tiny_config.detector.network
+    wider = replace(network, head=replace(network.head, hidden_channels=8))
+    other = replace(tiny_config.detector, network=wider)
+    with pytest.raises(CheckpointError, match=r"step-00000006: holds another network .*channels=8"):
         go(init_from=source, detector=other)
     adapts = replace(tiny_config.inner_loop, adapts="head+block4")
     with pytest.raises(CheckpointError, match=r"another network.*'head\+block4'"):
         go(init_from=source, inner_loop=adapts)
+
+
+def test_a_run_may_start_from_another_s_network_with_losses_of_its_own(
+    whole: Run, go: Callable[..., Run], tiny_config: TrainConfig
+) -> None:
+    lighter = replace(tiny_config.detector, cls_weight=0.5)
+    started = go(init_from=whole.recorder.folder / "step-00000006", detector=lighter)
+    assert started.learner.config == lighter
+
+
+def test_what_no_worker_could_start_from_is_refused_before_a_run(
+    whole: Run, tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    source = whole.recorder.folder / "step-00000006"
+    require_start(tiny_config, None)
+    require_start(tiny_config, source)
+    wider = replace(tiny_config.inner_loop, adapts="head+block4")
+    with pytest.raises(CheckpointError, match="another network"):
+        require_start(replace(tiny_config, inner_loop=wider), source)
+    network = tiny_config.detector.network
+    backbone = replace(network.backbone, width=64, weights=str(tmp_path / "none.pth"))
+    detector = replace(tiny_config.detector, network=replace(network, backbone=backbone))
+    with pytest.raises(ValueError, match=r"none\.pth' is neither"):
+        require_start(replace(tiny_config, detector=detector), None)
+    nobody = replace(tiny_config, sampling=replace(tiny_config.sampling, val_fraction=1e-9))
+    with pytest.raises(ShardError, match="val"):
+        require_start(nobody, None)
+
+
+def test_adam_counts_its_steps_on_the_host(whole: Run, tiny_config: TrainConfig) -> None:
+    """Else each step of a resumed run would wait for its device."""
+    source = EpisodeStream(tiny_config.shards, tiny_config.sampling, split="train", seed=0)
+    folder = whole.recorder.folder / "step-00000004"
+    device = torch.device("meta")
+    state = TrainState.start(tiny_config, source, device, resume=folder, init_from=None)
+    moments = list(state.adam.state.values())
+    assert moments and all(each["exp_avg"].device == device for each in moments)
+    assert {each["step"].device.type for each in moments} == {"cpu"}
 
 
 def test_a_checkpoint_that_is_broken_is_refused(
@@ -356,9 +403,9 @@ def test_the_baseline_learns_without_an_inner_loop(
         run = go(method="baseline", num_epochs=1)
     point = run.recorder.points[3]
     assert point["train/meta_loss"] == pytest.approx(
-        point["train/query_loss_cls_0"] + point["train/query_loss_reg_0"]
+        point["train/loss_cls"] + point["train/loss_reg"]
     )
-    assert "train/query_loss_cls_1" not in point and "train/grad_norm_rates" not in point
+    assert "train/query_loss_cls_0" not in point and "train/grad_norm_rates" not in point
     assert "val/query_loss_2" in point, "judged after adaptation all the same"
     assert all((rate == 0.001).all() for rate in run.learner.rates.values())
     assert "held-out query loss" in caplog.text

@@ -7,6 +7,8 @@ import re
 import reprlib
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +141,8 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
         expect_no_secret(str(folder), "checkpoint")
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as local:
             fetch(*open_folder(str(folder)), Path(local))
-            return load(local, device)
+            with named(local, str(folder)):
+                return load(local, device)
     folder = Path(folder)
     iteration = require_whole(folder)
     try:
@@ -157,6 +160,15 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
         optimizer=state.optimizer,
         iteration=iteration,
     )
+
+
+@contextmanager
+def named(local: Path | str, source: str) -> Iterator[None]:
+    """Names a checkpoint in its errors by where it comes from, not by its copy's folder."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(local), source)) from error
 
 
 def fetch(filesystem: FileSystem, source: str, folder: Path) -> None:

@@ -32,12 +32,12 @@ class InnerLoopConfig:
     """A training pair whose support loss has grown to this many times its first value before the
     last step is left out of the outer step, and counted in ``train/diverged_pairs``; of the
     validation alike, in ``val/diverged_pairs``. Not in the paper: a rate that suits most pairs is
-    too large for some, and one of them would outweigh all others of its batch."""
+    too large for some, and one of them would outweigh all others of its batch. ``inf``: none is."""
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
-        if self.diverges_at <= 1:
+        if not self.diverges_at > 1:
             raise ValueError(f"diverges_at must be above 1, got {self.diverges_at}")
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,12 @@ def run_slice(config: TrainConfig, slice_config: SliceConfig) -> SliceResult:
     """Trains until the slice or the run ends.
 
     Raises:
-        ValueError: the folder holds a run of another config.
+        ValueError: the folder holds a run of another config, or the config asks for what only
+            `meta_train.trainer` has.
         DivergedError, ShardError, CheckpointError: as `worker.train`.
     """
     folder = slice_config.folder
+    _require_one_process(config, slice_config.device)
     config = _claim(resolved(config), folder)
     resume = _resume_from(folder)
     done = _iteration(resume) if resume else 0
@@ -118,16 +120,34 @@ def run_slice(config: TrainConfig, slice_config: SliceConfig) -> SliceResult:
 
 
 def _claim(config: TrainConfig, folder: Path) -> TrainConfig:
-    """Writes a new run's config, or checks that it is that of the run which is there."""
+    """Writes a new run's config, or checks that it is that of the run which is there: but for
+    where it runs.
+    """
     path = folder / _CONFIG
     if not path.exists():
         write_file(str(folder), _CONFIG, to_json(config).encode())
-    elif from_json(path.read_text()) != config:
+        return config
+    kept = replace(from_json(path.read_text()), scaling=config.scaling)
+    if others := [f.name for f in fields(kept) if getattr(kept, f.name) != getattr(config, f.name)]:
         raise ValueError(
-            f"{path}: the run in this folder has other settings than those given. Give the same "
-            "ones to go on with it, or another folder to start a new run"
+            f"{path}: the run in this folder has other settings than those given, in "
+            f"{', '.join(others)}. Give the same ones to go on with it, or another folder to start "
+            "a new run"
         )
     return config
+
+
+def _require_one_process(config: TrainConfig, device: str) -> None:
+    """Refuses what would go unheeded."""
+    if config.scaling.num_workers != 1 or config.loading != "lanes":
+        raise ValueError(
+            "a local run has one process that loads by 'lanes', got num_workers "
+            f"{config.scaling.num_workers} and loading {config.loading!r}. Train with launch.py."
+        )
+    if config.scaling.use_gpu and torch.device(device).type != "cuda":
+        raise ValueError(
+            f"use_gpu needs device cuda, got device {device!r}: a local run computes on its device"
+        )
 
 
 def _resume_from(folder: Path) -> Path | None:

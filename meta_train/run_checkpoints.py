@@ -14,7 +14,14 @@ from pathlib import Path
 import pyarrow.fs
 
 from data_pipeline.steady_storage import is_full, put_folder
-from meta_train.checkpoint import CheckpointError, content_digest, fetch, full_disk, require_whole
+from meta_train.checkpoint import (
+    CheckpointError,
+    content_digest,
+    fetch,
+    full_disk,
+    named,
+    require_whole,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +64,8 @@ def download(source: StoredCheckpoint, scratch: Path) -> Path:
         folder = scratch / folder.name
         folder.mkdir(parents=True, exist_ok=True)
         fetch(source.filesystem, source.path, folder)
-    require_whole(folder)
+    with named(folder, source.path):
+        require_whole(folder)
     return folder
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from data_pipeline.sampling import SamplingConfig
 from data_pipeline.uris import expect_no_secret
@@ -57,7 +57,8 @@ class OuterLoopConfig:
     """See ``decay_at``."""
 
     clip_norm: float = 10.0
-    """Largest norm of the gradient, of weights and of rates apart. Not in the paper."""
+    """Largest norm of the gradient, of weights and of rates apart; ``inf``: any. Not in the
+    paper."""
 
     method: Literal["maml", "baseline"] = "maml"
     """``baseline`` trains the same detector by ordinary gradient descent on all four images of each
@@ -77,7 +78,7 @@ class OuterLoopConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         rates = ("learning_rate", "backbone_learning_rate", "rates_learning_rate", "decay_factor")
         for name in (*rates, "clip_norm"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.second_order_from_epoch < 0:
             raise ValueError(
@@ -106,7 +107,7 @@ class ValidationConfig:
     """Pairs of the validation split, the same at each validation."""
 
     batch_pairs: int = 16
-    """Pairs at a time."""
+    """Lanes that the pairs are drawn from, which the workers share; each tries a pair at a time."""
 
     every_epochs: int = 1
     """Epochs between validations; the last epoch always ends with one."""
@@ -176,6 +177,8 @@ class ScalingConfig:
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One meta-training run. The defaults are the paper's."""
+
+    __pydantic_config__: ClassVar = {"ser_json_inf_nan": "constants"}
 
     shards: str = ""
     """Folder or URI of the Parquet shards (data_pipeline/preprocess.py)."""
@@ -291,13 +294,39 @@ def resolved(config: TrainConfig) -> TrainConfig:
 
 
 def fingerprint(config: TrainConfig, data_fingerprint: str) -> str:
-    """A digest of all that the trained weights depend on: the config, and the shards' content.
+    """A digest of all that the trained weights depend on: the config, and the content of the shards
+    and of a file of first weights.
 
-    Where it runs, where the shards lie and how often it logs do not count.
+    Where it runs, what it holds in memory at a time, where the shards and the file lie and how
+    often it logs do not count.
     """
+    network = config.detector.network
+    source = _content_of(network.backbone.weights)
+    network = replace(network, backbone=replace(network.backbone, weights=source))
+    usual = OuterLoopConfig.pairs_at_once
     neutral = replace(
-        config, shards=data_fingerprint, scaling=ScalingConfig(), checkpoint_every=1, log_every=1
+        config,
+        shards=data_fingerprint,
+        detector=replace(config.detector, network=network),
+        outer_loop=replace(config.outer_loop, pairs_at_once=usual),
+        scaling=ScalingConfig(),
+        checkpoint_every=1,
+        log_every=1,
     )
     later = {"scaling": {"cuda_graphs"}}  # younger than the first digests, which stay as they were
     content: bytes = _adapter().dump_json(neutral, indent=1, exclude=later)
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _content_of(weights: str) -> str:
+    """What stands for the backbone's first weights in a digest: of a file, its own."""
+    path = Path(weights)
+    if weights in ("imagenet", "random") or not path.is_file():
+        return weights
+    return _file_digest(path.absolute(), path.stat().st_mtime_ns)
+
+
+@cache
+def _file_digest(path: Path, changed_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -138,8 +138,9 @@ class Driver:
             )
 
     def kill(self) -> None:
-        """Kills it, if it still runs."""
-        assert self._process
+        """Kills it, if it runs."""
+        if self._process is None:
+            return
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -151,8 +151,13 @@ def test_no_checkpoint_there(tmp_path: Path) -> None:
         load(f"file://{tmp_path}/nowhere")
 
 
-def test_a_uri_is_fetched_unless_it_holds_a_secret(saved: Path) -> None:
+def test_a_uri_is_fetched_unless_it_holds_a_secret(saved: Path, tmp_path: Path) -> None:
     assert load(f"file://{saved}").iteration == 7
+    (tmp_path / "cut").mkdir()
+    for file in saved.iterdir():
+        (tmp_path / "cut" / file.name).write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=f"^file://{tmp_path}/cut/checkpoint.json: not a"):
+        load(f"file://{tmp_path}/cut")
     with pytest.raises(ValueError, match=r"checkpoint: a URI without credentials"):
         load("s3://bucket/best?secret_key=x")
 

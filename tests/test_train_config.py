@@ -1,7 +1,9 @@
 """The config of a run: JSON and back, fingerprint, refusals."""
 
 import json
+import os
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,9 @@ UNUSUAL = TrainConfig(
         network=NetworkConfig(backbone=BackboneConfig(width=8, weights="random")), reg_weight=0.5
     ),
     rates=KernelRatesConfig(learned_in=("reg",), granularity="parameter"),
-    outer_loop=OuterLoopConfig(decay_at=(0.5, 0.75), method="baseline", batch_pairs=6),
+    outer_loop=OuterLoopConfig(
+        decay_at=(0.5, 0.75), method="baseline", batch_pairs=6, clip_norm=inf
+    ),
     sampling=SamplingConfig(
         dataset_weights={"mine": 1.0}, still_pairs=PairShares(same_target=1.0, same_category=0.0)
     ),
@@ -72,6 +76,7 @@ def test_the_fingerprint_ignores_where_a_run_runs() -> None:
     elsewhere = replace(
         UNUSUAL,
         scaling=ScalingConfig(use_gpu=True, cuda_graphs=True),
+        outer_loop=replace(UNUSUAL.outer_loop, pairs_at_once=2),
         shards="/elsewhere",
         log_every=3,
     )
@@ -84,6 +89,28 @@ def test_the_fingerprint_ignores_where_a_run_runs() -> None:
 
 def test_a_run_of_an_earlier_release_is_found_again() -> None:
     assert fingerprint(TrainConfig(shards="shards"), "data") == "7de336767e05f1f9"
+
+
+def test_the_fingerprint_knows_first_weights_by_their_content(tmp_path: Path) -> None:
+    def of(path: Path) -> str:
+        backbone = BackboneConfig(weights=str(path))
+        detector = FcosConfig(network=NetworkConfig(backbone=backbone))
+        return fingerprint(TrainConfig(shards="shards", detector=detector), "data")
+
+    here, there = tmp_path / "a.pth", tmp_path / "b.pth"
+    here.write_bytes(b"one")
+    there.write_bytes(b"one")
+    first = of(here)
+    assert of(there) == first
+    there.write_bytes(b"two")
+    os.utime(there, ns=(0, 0))
+    assert of(there) != first
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "clip_norm"])
+def test_what_is_no_number_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be positive, got nan"):
+        OuterLoopConfig(**{name: nan})
 
 
 def test_local_shards_become_absolute_and_must_be_named(

@@ -33,10 +33,11 @@ class FcosConfig:
     PySiamTracking's value."""
 
     distance_mean_px: float = 32.0
-    """Subtracted from a distance before it is regressed: half of a target of usual size."""
+    """Subtracted from a distance before it is regressed: half of a target of usual size. Not in
+    the paper."""
 
     distance_std_px: float = 8.0
-    """Divides a distance before it is regressed."""
+    """Divides a distance before it is regressed. Not in the paper."""
 
     balance_cells: bool = True
     """Average the score's loss over the cells inside the box and over the others apart, then add.
@@ -48,10 +49,11 @@ class FcosConfig:
     all are easy, look-alikes drown in a mean over all. None: all count. Not in the paper."""
 
     cls_weight: float = 2.0
-    """Factor of the score's loss; it scales the branch's inner steps, as the rates do."""
+    """Factor of the score's loss; it scales the branch's inner steps, as the rates do. Not in the
+    paper."""
 
     reg_weight: float = 5.0
-    """Factor of the regression's loss."""
+    """Factor of the regression's loss. Not in the paper."""
 
     def __post_init__(self) -> None:
         if not 0 < self.central_fraction <= 1:

@@ -102,7 +102,7 @@ def outputs(
     exact: bool = False,
 ) -> Outputs:
     """The output map of each branch that ``features`` holds. ``exact``: block-4 as in `convolve`;
-    a head has one ReLU at most, and its outputs round like all else under autocast.
+    the heads' outputs round like all else under autocast.
     """
     result: Outputs = {}
     for branch, x in features.items():

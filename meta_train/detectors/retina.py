@@ -58,10 +58,11 @@ class RetinaConfig:
     """Divides the regressed log size. Not in the paper: Fast R-CNN's value."""
 
     cls_weight: float = 2.0
-    """Factor of the score's loss; it scales the branch's inner steps, as the rates do."""
+    """Factor of the score's loss; it scales the branch's inner steps, as the rates do. Not in the
+    paper."""
 
     reg_weight: float = 5.0
-    """Factor of the regression's loss."""
+    """Factor of the regression's loss. Not in the paper."""
 
     def __post_init__(self) -> None:
         if self.anchor_px <= 0:

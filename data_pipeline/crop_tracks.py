@@ -4,6 +4,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Literal
 
 import cv2
@@ -17,6 +18,9 @@ from data_pipeline.crops import CROP_SIZE_PX, CropWindow, cut, mean_color, searc
 from data_pipeline.look_alikes import boxes_at
 from data_pipeline.shards import TrackChunk
 from data_pipeline.tracks import DatasetError, Frame, Track, read_bgr
+
+_CHUNKS_IN_TURN = 8
+"""Most chunks that share a stretch of a track; its crops are in memory together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,8 @@ class CropConfig:
     """Of the crops."""
 
     frames_per_chunk: int = 64
-    """Most frames of one track in a row of a shard."""
+    """Most frames of one track in a row of a shard. Up to eight rows share a stretch of the track,
+    each with every so many-th frame of it: a pair's two frames come from one row."""
 
     view_shift_px: float = 64.0
     """A view moves the target by up to this many crop pixels, along each axis."""
@@ -137,7 +142,8 @@ def crop_track(
 ) -> Iterator[TrackChunk]:
     """The chunks of a track; a long one becomes chunks of nearly equal length.
 
-    A chunk of a video that keeps fewer than two frames is dropped: no pair can be drawn from it.
+    Chunks of one stretch take its frames in turn, so that each reaches over all of it. A chunk of a
+    video that keeps fewer than two frames is dropped: no pair can be drawn from it.
 
     Args:
         track: thinned already where frames are to be skipped.
@@ -152,15 +158,19 @@ def crop_track(
     usable = usable_frames(track)
     drops.reasons["target invisible"] += int((~track.visible).sum())
     drops.reasons["no box"] += int(track.visible.sum()) - len(usable)
-    for number, part in enumerate(
-        np.array_split(usable, -(-len(usable) // config.frames_per_chunk) or 1)
-    ):
-        crops = {int(i): _crop_frame(track, int(i), config, source, drops, others) for i in part}
-        kept = {index: crop for index, crop in crops.items() if crop is not None}
-        if len(kept) >= (1 if track.is_still else 2):
-            yield _to_chunk(track, number, kept)
-        else:
-            drops.reasons["frame without a partner"] += len(kept)
+    numbers = count()
+    longest = _CHUNKS_IN_TURN * config.frames_per_chunk
+    for stretch in np.array_split(usable, -(-len(usable) // longest) or 1):
+        crops = [_crop_frame(track, int(i), config, source, drops, others) for i in stretch]
+        num_chunks = -(-len(stretch) // config.frames_per_chunk) or 1
+        for first in range(num_chunks):
+            part = zip(stretch[first::num_chunks], crops[first::num_chunks], strict=True)
+            kept = {int(index): crop for index, crop in part if crop is not None}
+            number = next(numbers)
+            if len(kept) >= (1 if track.is_still else 2):
+                yield _to_chunk(track, number, kept)
+            else:
+                drops.reasons["frame without a partner"] += len(kept)
 
 
 def _to_chunk(track: Track, number: int, crops: dict[int, FrameCrops]) -> TrackChunk:

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 
 from data_pipeline.clear_errors import clear_errors
@@ -111,7 +112,7 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
     with closing(make_plans(config)) as plans:
         shards = plans.shards
         _claim_folder(config, plans.fingerprint)
-        if exists(filesystem, f"{path}/{MANIFEST_FILE}"):
+        if _is_complete(config.output, shards):
             logger.info("the shards in %s are complete", config.output)
         else:
             remove_partials(filesystem, path)
@@ -127,6 +128,17 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
         images_written=images_written,
         seconds=time.perf_counter() - start,
     )
+
+
+def _is_complete(output: str, shards: list[str]) -> bool:
+    """Whether a manifest says so, and no shard was deleted since."""
+    filesystem, path = open_steady(output)
+    if not exists(filesystem, f"{path}/{MANIFEST_FILE}"):
+        return False
+    found = filesystem.get_file_info([f"{path}/{shard}" for shard in shards])
+    if gone := [info.base_name for info in found if info.type != pyarrow.fs.FileType.File]:
+        logger.warning("%d shards are gone from %s and written again: %s", len(gone), output, gone)
+    return not gone
 
 
 def _claim_folder(config: PreprocessConfig, fingerprint: str) -> None:
@@ -194,7 +206,7 @@ def write_shard(plan: ShardPlan, output: str, config: CropConfig, run: str | Non
         DatasetError: an image cannot be read, and ``on_broken_image`` is ``raise``.
         StorageError: the output folder's storage does not answer, again and again.
     """
-    if _is_written(output, plan):
+    if _is_written(output, plan, config):
         return 0
     where = f"{output}/{plan.shard}"
     return answered(lambda: _write_shard_once(plan, output, config, run), where)
@@ -221,12 +233,14 @@ def _write_shard_once(plan: ShardPlan, output: str, config: CropConfig, run: str
     return images
 
 
-def _is_written(output: str, plan: ShardPlan) -> bool:
+def _is_written(output: str, plan: ShardPlan, config: CropConfig) -> bool:
     filesystem, path = open_steady(output)
     if not exists(filesystem, f"{path}/{plan.shard}"):
         return False
     try:
-        return bool(read_notes(output, plan.shard)["plan"] == plan.fingerprint)
+        notes = read_notes(output, plan.shard)
+        lacks_images = bool(notes["broken_images"]) and config.on_broken_image == "raise"
+        return bool(notes["plan"] == plan.fingerprint) and not lacks_images
     except ShardError as error:
         logger.warning("writing a shard again: %s", error)
         return False

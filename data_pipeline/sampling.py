@@ -18,6 +18,8 @@ Split = Literal["train", "val"]
 PAPER_WEIGHTS = {"coco": 0.15, "got10k": 0.30, "lasot": 0.30, "trackingnet": 0.25}
 """Not in the paper: PySiamTracking's shares of 320,000 pairs an epoch."""
 
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+
 DISTANCE_BINS = ((0, 0), (1, 10), (11, 50), (51, 100), (101, 200))
 """Least and most frames of each bar of the histogram that `shares` gives."""
 
@@ -64,13 +66,15 @@ class SamplingConfig:
     """Pair kinds where the first image is a still."""
 
     max_distance_frames: int = 200
-    """Most original frames between the two images of a pair."""
+    """Most original frames between the two images of a pair, which also lie in one chunk
+    (``crops.frames_per_chunk``)."""
 
     val_fraction: float = 0.1
     """Share of the videos, chosen by a hash of their names, that is kept for validation."""
 
     rows_per_block: int = 8
-    """Tracks that a lane holds at a time, and draws pairs and negatives from."""
+    """Tracks that a lane holds at a time, and draws pairs and negatives from. Half of them are
+    drawn to be of the other half's categories."""
 
     pairs_per_block: int = 32
     """Pairs that a lane draws before it turns to other tracks."""
@@ -107,7 +111,8 @@ class TrackTable:
             ShardError: the split is empty, or its datasets have no weight.
         """
         keys = ("dataset", "video", "target")
-        table = index.select(keys).append_column("row", pa.array(np.arange(index.num_rows)))
+        table = index.select([*keys, "category"])
+        table = table.append_column("row", pa.array(np.arange(index.num_rows)))
         table = table.sort_by([(key, "ascending") for key in (*keys, "row")])
         codes = [table[key].combine_chunks().dictionary_encode().indices for key in keys]
         differs = np.diff(np.stack(codes), axis=1, prepend=-1) != 0
@@ -133,17 +138,60 @@ class TrackTable:
         self._track_starts = np.append(self._track_starts, len(self._rows))
         datasets = table["dataset"].unique().take(present).to_pylist()
         self._weights = _weights(datasets, config.dataset_weights)
+        self._video = np.cumsum(opens_video)[mine][self._track_starts[:-1]]
+        categories = table["category"].combine_chunks().dictionary_encode()
+        category = np.asarray(categories.indices)[mine][self._track_starts[:-1]]
+        kind = of_tracks.astype(np.int64) * len(categories.dictionary) + category
+        self._by_kind = np.argsort(kind, kind="stable")
+        starts, ends = (np.searchsorted(kind[self._by_kind], kind, side) for side in _SIDES)
+        has_name = np.array([bool(name) for name in categories.dictionary.to_pylist()])[category]
+        self._alike = np.stack([starts, np.where(has_name, ends, starts)], axis=1)
         shard = index["shard"].combine_chunks().dictionary_encode()
         self._shards, self._shard = shard.dictionary.to_pylist(), np.asarray(shard.indices)
         self._group, self._place = (index[key].to_numpy() for key in ("row_group", "row_in_group"))
 
     def draw(self, rng: np.random.Generator) -> tuple[str, int, int]:
         """Shard, row group and place in it of a random row: dataset, then track, then chunk."""
-        dataset = int(rng.choice(len(self._weights), p=self._weights))
+        return self._place_of(self._draw_track(rng), rng)
+
+    def draw_block(self, num_rows: int, rng: np.random.Generator) -> list[tuple[str, int, int]]:
+        """Places of random rows, of which those of one half have a partner of their kind.
+
+        One half is drawn as by `draw`. For each of them the other half has a track of another video
+        but the same dataset and category; where there is none, any track of the dataset. Datasets
+        keep their weights; the tracks of one are (nearly) equally likely where all have a category
+        that other videos share, or none has.
+        """
+        tracks: list[int] = []
+        places = []
+        num_free = num_rows - num_rows // 2
+        for number in range(num_rows):
+            like = tracks[number - num_free] if number >= num_free else None
+            tracks.append(self._draw_track(rng) if like is None else self._draw_alike(like, rng))
+            places.append(self._place_of(tracks[-1], rng))
+        return places
+
+    def _draw_track(self, rng: np.random.Generator, dataset: int | None = None) -> int:
+        """Any track, or any of one dataset."""
+        drawn = int(rng.choice(len(self._weights), p=self._weights))
+        dataset = drawn if dataset is None else dataset
         first, end = self._first_tracks[dataset : dataset + 2]
-        track = first + int(rng.integers(end - first))
-        rows = self._rows[slice(*self._track_starts[track : track + 2])]
-        row = int(rng.choice(rows))
+        return int(first + rng.integers(end - first))
+
+    def _draw_alike(self, track: int, rng: np.random.Generator) -> int:
+        """A track of the same dataset and, where another video has one, of the same category."""
+        alike = self._by_kind[slice(*self._alike[track])]
+        of_video = [np.searchsorted(self._video, self._video[track], side) for side in _SIDES]
+        first, end = np.searchsorted(alike, of_video)  # a video's tracks follow each other
+        if first == 0 and end == len(alike):
+            dataset = int(np.searchsorted(self._first_tracks, track, "right")) - 1
+            return self._draw_track(rng, dataset)
+        position = int(rng.integers(len(alike) - (end - first)))
+        return int(alike[position if position < first else position + (end - first)])
+
+    def _place_of(self, track: int, rng: np.random.Generator) -> tuple[str, int, int]:
+        """One of a track's rows."""
+        row = int(rng.choice(self._rows[slice(*self._track_starts[track : track + 2])]))
         return self._shards[self._shard[row]], int(self._group[row]), int(self._place[row])
 
 

@@ -112,7 +112,7 @@ def parse_source(text: str) -> SourceConfig:
 
 
 def read_tracks(config: PreprocessConfig) -> Iterator[Track]:
-    """The tracks of all sources, thinned, without those that cannot give a row.
+    """The tracks of all sources, thinned.
 
     Raises:
         DatasetError: a source has no track at all.
@@ -201,7 +201,9 @@ def _require_unique(spool: TrackSpool, digests: ndarray) -> None:
 
 def _fingerprint(config: PreprocessConfig, num_shards: int, tracks: Iterator[Track]) -> str:
     """Hex digest of all that determines the shards, the images' pixels excepted."""
-    settings = {"schema": SCHEMA_VERSION, "shards": num_shards, **dataclasses.asdict(config.crops)}
+    crops = dataclasses.asdict(config.crops)
+    del crops["on_broken_image"]  # the shards' notes tell what was left out
+    settings = {"schema": SCHEMA_VERSION, "chunks": "in turn", "shards": num_shards, **crops}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for track in tracks:
         text = [track.name, track.category, track.is_still, track.frame_names]

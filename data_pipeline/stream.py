@@ -114,7 +114,7 @@ class EpisodeStream:
         current = self._blocks.get(lane)
         if current is None or current[0] != number:
             rng = np.random.default_rng((self._seed, lane, number, 1))
-            places = [self.table.draw(rng) for _ in range(self._config.rows_per_block)]
+            places = self.table.draw_block(self._config.rows_per_block, rng)
             current = number, [read_chunk(self._folder, *place) for place in places]
             self._blocks[lane] = current
         return current[1]

@@ -160,7 +160,20 @@ def test_long_tracks_become_chunks_of_nearly_equal_length(tmp_path: Path) -> Non
     chunks, _ = crop(make_track(tmp_path, [BOX] * 9), CropConfig(frames_per_chunk=4))
     assert [len(chunk.frame_numbers) for chunk in chunks] == [3, 3, 3]
     assert [chunk.chunk for chunk in chunks] == [0, 1, 2]
-    assert np.concatenate([c.frame_numbers for c in chunks]).tolist() == list(range(0, 18, 2))
+    assert [c.frame_numbers.tolist() for c in chunks] == [[0, 6, 12], [2, 8, 14], [4, 10, 16]]
+
+
+def test_the_chunks_of_a_stretch_reach_over_all_of_it(tmp_path: Path) -> None:
+    track = make_track(tmp_path, [BOX] * 20)
+    track.image_files[3].write_bytes(b"broken")
+    config = CropConfig(frames_per_chunk=2, on_broken_image="skip")
+    chunks, drops = crop(track, config)
+    assert [c.frame_numbers.tolist() for c in chunks] == [
+        *([0, 10], [2, 12], [4, 14], [8, 18]),  # the partner of the broken frame is left out
+        *([20, 30], [22, 32], [24, 34], [26, 36], [28, 38]),
+    ]
+    assert [c.chunk for c in chunks] == [0, 1, 2, *range(4, 10)]
+    assert drops.reasons["frame without a partner"] == 1
 
 
 def test_thinning_keeps_frame_numbers(tmp_path: Path) -> None:
@@ -189,6 +202,22 @@ def test_broken_image(tmp_path: Path) -> None:
     assert chunk.frame_numbers.tolist() == [0, 4, 6]
     assert drops.reasons["broken image"] == 1
     assert "1.jpg" in drops.broken_images[0]
+
+
+def test_a_shard_that_left_images_out_is_no_answer_where_none_may_be(tmp_path: Path) -> None:
+    config = PreprocessConfig(sources=make_sources(tmp_path), output="unused", min_shards=1)
+    (plan,) = make_plans(config)
+    broken = tmp_path / "got/train/video_1/00000003.jpg"
+    content = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    output, skipping = str(tmp_path / "shards"), CropConfig(on_broken_image="skip")
+    written = write_shard(plan, output, skipping)
+    assert write_shard(plan, output, skipping) == 0 < written
+    with pytest.raises(DatasetError, match=r"00000003\.jpg"):
+        write_shard(plan, output, CropConfig())
+    broken.write_bytes(content)
+    assert write_shard(plan, output, CropConfig()) == written + 3
+    assert write_shard(plan, output, skipping) == 0, "nothing is missing from it"
 
 
 def test_plans_are_stable_and_complete(tmp_path: Path) -> None:
@@ -325,10 +354,7 @@ def test_a_broken_image_ends_the_run_unless_it_is_to_be_left_out(
     with pytest.raises(DatasetError, match=r"00000003\.jpg: does not decode .*8 bytes.*Download"):
         preprocess(config)
     assert not (tmp_path / "shards" / "manifest.json").exists()
-    skipping = replace(
-        config, output=str(tmp_path / "other"), crops=CropConfig(on_broken_image="skip")
-    )
-    report = preprocess(skipping)
+    report = preprocess(replace(config, crops=CropConfig(on_broken_image="skip")))
     assert report.manifest.counts["got10k"].frames == 18
     assert report.dropped == {"broken image": 2, "box too small": 1}
     assert sorted(message.partition(":")[0] for message in report.broken_images) == [

@@ -87,6 +87,49 @@ def test_a_track_of_many_chunks_is_drawn_as_often_as_any_other() -> None:
     assert len(set(of_first)) > 25, "and its chunks evenly"
 
 
+def of_kinds(dataset: str, kinds: dict[str, int]) -> list[dict[str, object]]:
+    """So many videos of each category, and a second target in each third."""
+    rows = []
+    for category, videos in kinds.items():
+        for video in range(videos):
+            for target in range(1 + (video % 3 == 0)):
+                entry = row(dataset, f"{category or 'none'}-{video}", len(rows))
+                rows.append(entry | {"target": str(target), "category": category})
+    return rows
+
+
+def test_half_of_a_block_has_the_categories_of_the_other_half() -> None:
+    rows = of_kinds("coco", {"cat": 30, "dog": 12, "emu": 1})
+    rows += of_kinds("got10k", {"cat": 9, "": 6})
+    by_place = {(f"{r['dataset']}.parquet", r["row_group"]): r for r in rows}
+    table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+    tracks = TrackTable(table, "train", SamplingConfig(val_fraction=0.0))
+    rng = np.random.default_rng(0)
+    counts: Counter[tuple[object, object, object]] = Counter()
+    for _ in range(3000):
+        block = [by_place[shard, group] for shard, group, _ in tracks.draw_block(7, rng)]
+        assert len(block) == 7
+        for one, other in zip(block[:3], block[4:], strict=True):
+            if one["category"] in ("cat", "dog"):
+                assert (one["dataset"], one["category"]) == (other["dataset"], other["category"])
+                assert one["video"] != other["video"]
+        counts.update((r["dataset"], r["video"], r["target"]) for r in block)
+    share = sum(n for (dataset, _, _), n in counts.items() if dataset == "coco") / counts.total()
+    assert share == pytest.approx(0.15 / 0.45, abs=0.02), "datasets keep their weights"
+    of_kind = [
+        n for (dataset, video, _), n in counts.items() if dataset == "coco" and "emu" not in video
+    ]
+    usual = np.mean(of_kind)
+    assert max(abs(n / usual - 1) for n in of_kind) < 0.3, "and tracks are as likely as any"
+
+
+def test_without_categories_a_block_is_drawn_row_by_row() -> None:
+    tracks = TrackTable(index("coco"), "train", SamplingConfig())
+    block = tracks.draw_block(8, np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    assert block == [tracks.draw(rng) for _ in range(8)]
+
+
 def test_splits_are_disjoint_by_video_and_complete() -> None:
     table = index("coco", "got10k")
     config = SamplingConfig(val_fraction=0.3)

@@ -105,7 +105,7 @@ def test_a_failing_shard_raises_where_the_batch_is_asked_for(
 
 def test_an_index_of_other_shards_is_named(tiny_shards: str) -> None:
     source = stream(tiny_shards)
-    source.table.draw = lambda rng: ("shard-00000.parquet", 0, 99)
+    source.table.draw_block = lambda count, rng: [("shard-00000.parquet", 0, 99)] * count
     with pytest.raises(ShardError, match=r"holds 8 rows, the index expects row 99"):
         source.episode(0, 0)
 

@@ -149,22 +149,6 @@ def draw_tasks(
     return found
 
 
-def count_look_alikes(folder: str, val_fraction: float) -> int:
-    """Views of held-out videos, whatever their part, that show a look-alike.
-
-    Raises:
-        ShardError: the shards do not read.
-    """
-    index = _with_look_alikes(read_index(folder))
-    names = zip(index["dataset"].to_pylist(), index["video"].to_pylist(), strict=True)
-    counts = index["num_look_alikes"].to_pylist() if index.num_rows else []
-    return sum(
-        count
-        for name, count in zip(names, counts, strict=True)
-        if split_of(*name, val_fraction) == "val"
-    )
-
-
 def load_task(folder: str, task: PairTask) -> LoadedTask:
     """A task's images, without augmentation.
 

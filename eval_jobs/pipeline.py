@@ -82,6 +82,12 @@ class EvaluationConfig:
     gpus_per_task: float = 0.25
     """That share."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("max_sequences", 1), ("max_frames", 2)):
+            limit = getattr(self, name)
+            if limit is not None and limit < least:
+                raise ValueError(f"{name} must be at least {least}, got {limit}")
+
 
 _EVALUATION = TypeAdapter(EvaluationConfig)
 

@@ -16,8 +16,11 @@ from typing import Annotated
 import tyro
 
 from data_pipeline.clear_errors import clear_errors
+from eval_jobs.pipeline import PipelineConfig
 from search_spaces.online_update_cells import online_update_study
-from search_spaces.study_options import StudyOptions
+from search_spaces.sequence_parts import TuningConfig
+from search_spaces.study import Study
+from search_spaces.study_options import StudyOptions, the_seed
 from search_spaces.study_script import plan_or_run
 
 
@@ -36,8 +39,20 @@ class OnlineUpdateOptions:
 def main() -> None:
     """Parses the command line, runs, and prints what came out."""
     options = tyro.cli(OnlineUpdateOptions, description=__doc__)
-    seeds, checkpoint = options.study.seeds, options.checkpoint
-    plan_or_run(lambda base: online_update_study(base, seeds, checkpoint), options.study)
+    plan_or_run(lambda base: study_of(options, base), options.study)
+
+
+def study_of(options: OnlineUpdateOptions, base: PipelineConfig) -> Study:
+    """The study that the options ask for.
+
+    Raises:
+        ValueError: they hold what would go unheeded.
+    """
+    if options.study.tuning != TuningConfig():
+        raise ValueError("this study chooses nothing, so it takes no --tuning; leave it out")
+    if options.checkpoint:
+        the_seed(options.study)
+    return online_update_study(base, options.study.seeds, options.checkpoint)
 
 
 if __name__ == "__main__":

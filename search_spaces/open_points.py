@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from data_pipeline.pair_tasks import count_look_alikes
 from data_pipeline.sampling import PairShares, SamplingConfig
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from meta_train.detectors import DetectorConfig
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.detectors.network import Adapts
 from meta_train.train_config import TrainConfig
+from meta_train.validation import validation_stream
 from search_spaces.measures import Measure
 from search_spaces.study import Cell, Study, Variant, grid
 
@@ -278,10 +278,22 @@ def _without_idle_rate(train: TrainConfig) -> TrainConfig:
 
 def _require_look_alikes(train: TrainConfig) -> None:
     fraction = train.sampling.val_fraction
-    if not train.shards or not count_look_alikes(train.shards, fraction):
+    if not train.shards or not _validates_look_alikes(train):
         raise ValueError(
             f"{train.shards or 'train.shards is not set'}: shards expected that know look-alikes "
             f"in videos that training leaves out (sampling.val_fraction {fraction:g}), to compare "
-            "by the tasks that show one; there are none. Cut COCO by data_pipeline/preprocess.py "
-            "and give its folder with --shards, or leave out --look-alikes"
+            f"by the tasks that show one; among the {train.validation.num_pairs} tasks there are "
+            "none. Cut COCO by data_pipeline/preprocess.py and give its folder with --shards, take "
+            "more with --validation-pairs, or leave out --look-alikes"
         )
+
+
+def _validates_look_alikes(train: TrainConfig) -> bool:
+    """Whether a pair of the training's validation shows one; no image is decoded."""
+    pairs = train.validation
+    held_out = validation_stream(train.shards, train.sampling)
+    return any(
+        held_out.draw(lane, count).origin.shows_look_alike
+        for count in range(pairs.num_pairs // pairs.batch_pairs)
+        for lane in range(pairs.batch_pairs)
+    )

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from eval_jobs.results import write_atomically
-from search_spaces.search import Value
+from search_spaces.search import SearchKind, Value
 
 OBJECTIVE = "tuning/auc"
 """What a search maximises: the mean score over its tuning sequences."""
@@ -47,10 +47,11 @@ class Tried:
         content = json.dumps(self.values, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:10]
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether it is done with: what was killed or failed is tried again."""
-        return self.ending in ("finished", "stopped")
+    def is_done(self, kind: SearchKind) -> bool:
+        """Whether a search of this kind is done with it: what was killed or failed is tried again,
+        and by a grid what another kind stopped early.
+        """
+        return self.ending == "finished" or (self.ending == "stopped" and kind != "grid")
 
     @property
     def objective(self) -> float | None:

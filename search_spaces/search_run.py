@@ -55,7 +55,7 @@ def run_whole_search(search: Search[Any], kind: SearchKind, *, trained: bool) ->
     """
     tuning = tuning_of(search)  # all data that are needed are looked at before anything starts
     base = with_absolute_paths(search.base, trains=not search.checkpoint)
-    search = replace(search, base=base)
+    search = replace(search, base=base, tuning=search.tuning.resolved())
     if trained and not search.checkpoint:
         config = search.config({})
         tags = {"study": search.name, "seed": str(config.train.seed)}
@@ -121,7 +121,7 @@ def search_plan(search: Search[Any], kind: SearchKind, *, trained: bool) -> str:
     ]
     done = 0
     if search.checkpoint or not trained:
-        done = sum(each.has_ended for each in ledger_of(search, tuning).read())
+        done = sum(each.is_done(kind) for each in ledger_of(search, tuning).read())
     left = max(0, count - done)
     seconds = _seconds(search, tuning, left, trained=trained) + _finals_seconds(search, finals)
     return (

@@ -22,7 +22,7 @@ import tyro
 from data_pipeline.clear_errors import clear_errors
 from eval_jobs.pipeline import PipelineConfig
 from search_spaces.search import Search
-from search_spaces.study_options import StudyOptions
+from search_spaces.study_options import StudyOptions, the_seed
 from search_spaces.study_script import plan_or_search
 from search_spaces.tracker_space import Knob, TrackerChoice, tracker_search
 
@@ -60,7 +60,7 @@ def search_of(options: TrackerSearchOptions, base: PipelineConfig) -> Search[Tra
         base,
         options.study.tuning,
         knobs=options.knobs,
-        seed=options.study.seeds[0],
+        seed=the_seed(options.study),
         num_trials=options.num_trials,
         num_finalists=options.num_finalists,
         checkpoint=str(Path(options.checkpoint).absolute()) if options.checkpoint else "",

@@ -49,6 +49,10 @@ class TuningConfig:
         if self.max_sequences is not None and self.max_sequences < 1:
             raise ValueError(f"max_sequences must be at least 1, got {self.max_sequences}")
 
+    def resolved(self) -> "TuningConfig":
+        """With an absolute folder: trials run in another directory."""
+        return replace(self, folder=str(Path(self.folder).absolute())) if self.folder else self
+
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceSet:

@@ -117,6 +117,19 @@ def each_benchmark(options: StudyOptions) -> list[StudyOptions]:
     ]
 
 
+def the_seed(options: StudyOptions) -> int:
+    """The seed of a study or search that trains once.
+
+    Raises:
+        ValueError: several seeds, or none.
+    """
+    if len(options.seeds) != 1:
+        raise ValueError(
+            f"one seed expected here, since all rows share a training, got {options.seeds}"
+        )
+    return options.seeds[0]
+
+
 def require_no_tracking(options: StudyOptions) -> None:
     """Refuses options of tracking, for a study that does not track.
 
@@ -233,7 +246,7 @@ def _evaluation(evaluation: EvaluationConfig, options: StudyOptions) -> Evaluati
         benchmark=name or evaluation.benchmark,
         folder=folder,
         partial=options.partial or evaluation.partial,
-        max_sequences=options.max_sequences or own,
+        max_sequences=own if options.max_sequences is None else options.max_sequences,
         max_frames=options.max_frames,
         device="cuda" if options.use_gpu else "cpu",
     )

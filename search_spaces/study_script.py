@@ -13,6 +13,7 @@ from search_spaces.search_run import run_whole_search, search_plan
 from search_spaces.study import Study
 from search_spaces.study_options import StudyOptions, base_config, each_benchmark
 from search_spaces.study_run import run
+from search_spaces.trial_run import TrialResult
 from search_spaces.tune_trials import DRIVER_RESOURCES
 
 
@@ -26,7 +27,8 @@ def plan_or_run(study_of: Callable[[PipelineConfig], Study], options: StudyOptio
         options: the base config, whether only to plan, and where to run.
 
     Raises:
-        SystemExit: a choice, the data or a benchmark will not do; nothing was started.
+        SystemExit: a choice, the data, a benchmark or the cluster will not do, and nothing was
+            started; or trials failed.
     """
     log_to_terminal()
     with clear_errors(ValueError):
@@ -35,11 +37,17 @@ def plan_or_run(study_of: Callable[[PipelineConfig], Study], options: StudyOptio
             print(text, flush=True)
     if options.plan:
         return
-    with ray_session(options.address, DRIVER_RESOURCES):
+    ended: list[TrialResult] = []
+    with clear_errors(ValueError), ray_session(options.address, DRIVER_RESOURCES):
         for study in studies:
             result = run(study)
             print(result.text)
             print(f"compare in MLflow (mlflow ui)   {result.compare_url}", flush=True)
+            ended += result.trials
+    if failed := sum(bool(trial.error) for trial in ended):
+        raise SystemExit(
+            f"{failed} of {len(ended)} trials failed, see above; the same command tries them again"
+        )
 
 
 def plan_or_search(
@@ -58,7 +66,8 @@ def plan_or_search(
         trained: all choices track with one detector.
 
     Raises:
-        SystemExit: the space, a choice, the data or a benchmark will not do; nothing was started.
+        SystemExit: the space, a choice, the data, a benchmark or the cluster will not do, and
+            nothing was started; or no choice ended well.
     """
     log_to_terminal()
     with clear_errors(ValueError):
@@ -66,7 +75,7 @@ def plan_or_search(
         print(search_plan(search, kind, trained=trained), flush=True)
     if options.plan:
         return
-    with ray_session(options.address, DRIVER_RESOURCES):
+    with clear_errors(ValueError), ray_session(options.address, DRIVER_RESOURCES):
         result = run_whole_search(search, kind, trained=trained)
     print(result.text)
     print(

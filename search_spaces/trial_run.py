@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from data_pipeline.json_files import StoredFileError
 from data_pipeline.manifest import ShardError, read_manifest
 from data_pipeline.steady_storage import read_file, write_file
 from eval_jobs import pipeline
@@ -96,7 +97,15 @@ class StudySettings:
 def finished(storage: str, trial_id: str) -> TrialResult | None:
     """The result of a trial that ended well; None where there is none."""
     text = read_file(storage, f"{trial_id}/{_RESULT_FILE}")
-    return None if text is None else _RESULT.validate_json(text)
+    if text is None:
+        return None
+    try:
+        return _RESULT.validate_json(text)
+    except ValueError as error:
+        raise StoredFileError(
+            f"{storage}/{trial_id}/{_RESULT_FILE}: the result of a finished trial expected, got "
+            f"another content ({error!s:.500}). Delete the file; the trial is then run again."
+        ) from error
 
 
 def given_checkpoint(folder: str) -> tuple[TrainConfig, TrainResult]:

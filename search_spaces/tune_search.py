@@ -24,6 +24,7 @@ from search_spaces.sequence_parts import SequenceSet
 from search_spaces.training import absolute_storage, mark_stopped
 from search_spaces.trial_run import gpus_of_tracker
 from search_spaces.tune_trials import TUNE_DRIVER, cause_of, concurrent_trials
+from search_spaces.unrepeated import Unrepeated
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ def run_search(search: Search[Any], tuning: SequenceSet, kind: SearchKind) -> li
 
     ledger = ledger_of(search, tuning)
     known = ledger.read()
-    ended = [each for each in known if each.has_ended]
-    unended = [each for each in known if not each.has_ended]
+    ended = [each for each in known if each.is_done(kind)]
+    unended = [each for each in known if not each.is_done(kind)]
     unended.sort(key=lambda each: each.ending == "failed")  # what was only killed comes first
     count = search.num_choices(kind) - len(ended)
     slots = concurrent_choices(search)
@@ -150,9 +151,9 @@ def _tpe_and_asha(
         sampler=sampler,
         points_to_evaluate=list(first),
     )
+    unrepeated = Unrepeated(searcher)
     for each in ended:
-        failed = each.objective is None
-        searcher.add_evaluated_point(each.values, each.objective, error=failed)
+        unrepeated.add_tried(each.values, each.objective)
     last = _last_rung(search, tuning)
     grace = 2 if search.checkpoint else search.base.train.outer_loop.iterations_per_epoch
     scheduler = tune.schedulers.ASHAScheduler(
@@ -163,7 +164,7 @@ def _tpe_and_asha(
         grace_period=min(grace, last),
         reduction_factor=REDUCTION,
     )
-    return {"search_alg": searcher, "scheduler": scheduler}
+    return {"search_alg": unrepeated, "scheduler": scheduler}
 
 
 def distributions(space: Space) -> dict[str, Any]:

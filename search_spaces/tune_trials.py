@@ -92,9 +92,11 @@ def _ready(trial: Trial) -> Trial:
     """
     variant = trial.variant
     config = with_absolute_paths(variant.config, trains=not variant.checkpoint)
-    if variant.checkpoint:
-        config = replace(config, train=given_checkpoint(variant.checkpoint)[0])
-    return replace(trial, variant=replace(variant, config=config))
+    checkpoint = variant.checkpoint
+    if checkpoint:
+        train, given = given_checkpoint(checkpoint)
+        config, checkpoint = replace(config, train=train), given.best
+    return replace(trial, variant=replace(variant, config=config, checkpoint=checkpoint))
 
 
 def _run_groups(study: Study, groups: Sequence[Group], storage: str, slots: int) -> dict[str, str]:
@@ -104,7 +106,9 @@ def _run_groups(study: Study, groups: Sequence[Group], storage: str, slots: int)
     driver = tune.with_parameters(
         _drive,
         settings=StudySettings(
-            name=study.name, tuning=study.tuning, own_settings=study.own_settings
+            name=study.name,
+            tuning=study.tuning and study.tuning.resolved(),
+            own_settings=study.own_settings,
         ),
         groups=tuple(groups),
     )

@@ -1,14 +1,22 @@
 """Table 3's cells."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
 
 from eval_jobs.presets import PRESETS
 from meta_train.train_config import fingerprint
+from search_spaces.ablation_online_update import OnlineUpdateOptions, study_of
 from search_spaces.online_update_cells import CELLS, online_update_study
 from search_spaces.plan import plan_text
+from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study import trials
 from search_spaces.study_options import StudyOptions, base_config
-from search_spaces.tune_trials import grouped
+from search_spaces.tune_trials import _ready, grouped
 
 OPTIONS = StudyOptions(seeds=(0,), short_pairs=0)
 
@@ -43,6 +51,32 @@ def test_the_papers_rows_are_table_3s() -> None:
     eao = {name: rows[name]["vot2018/eao"] for name in ("none", "cls", "both")}
     assert eao == {"none": (0.341,), "cls": (0.394,), "both": (0.392,)}
     assert rows["none"]["fps"] == (85.0,) and not rows["both_every_5"]
+
+
+def test_options_that_would_go_unheeded_are_refused(tiny_checkpoint: Path) -> None:
+    base = base_config(OPTIONS)
+    chosen = replace(OPTIONS, tuning=TuningConfig(max_sequences=1))
+    with pytest.raises(ValueError, match="takes no --tuning"):
+        study_of(OnlineUpdateOptions(study=chosen), base)
+    seeds = replace(OPTIONS, seeds=(0, 1))
+    assert len(study_of(OnlineUpdateOptions(study=seeds), base).variants) == 2 * len(CELLS)
+    with pytest.raises(ValueError, match=r"one seed expected .* got \(0, 1\)"):
+        study_of(OnlineUpdateOptions(study=seeds, checkpoint=str(tiny_checkpoint)), base)
+
+
+def test_a_checkpoint_s_path_holds_in_the_folder_that_tune_runs_in(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "best")
+    (tmp_path / "videos" / "dog").mkdir(parents=True)
+    for name in ("1.png", "2.png"):
+        cv2.imwrite(str(tmp_path / "videos" / "dog" / name), np.zeros((60, 80, 3), np.uint8))
+    (tmp_path / "videos" / "dog.txt").write_text("10,10,20,20\n" * 2)
+    monkeypatch.chdir(tmp_path)
+    base = base_config(replace(OPTIONS, benchmark=("own_videos",), benchmark_folder=("videos",)))
+    (trial, *_) = trials(online_update_study(base, (0,), "best"))
+    assert _ready(trial).variant.checkpoint == str(tmp_path / "best")
+    assert TuningConfig(benchmark="otb100", folder="otb").resolved().folder == str(tmp_path / "otb")
 
 
 def test_a_given_checkpoint_is_not_trained(tiny_checkpoint: Path) -> None:

@@ -22,7 +22,6 @@ from data_pipeline.look_alikes import look_alikes, siblings
 from data_pipeline.pair_tasks import (
     PairTask,
     PairTasksConfig,
-    count_look_alikes,
     draw_tasks,
     load_task,
     part_of,
@@ -191,7 +190,6 @@ def test_too_few_tasks_are_refused(shards: str) -> None:
 def test_shards_that_know_no_look_alikes_give_no_subset(tiny_shards: str) -> None:
     few = PairTasksConfig(num_tasks=2)
     assert list(draw_tasks(tiny_shards, few, part="report", val_fraction=0.9)) == ["all"]
-    assert count_look_alikes(tiny_shards, 0.9) == 0
 
 
 def test_shards_without_views_are_named(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,13 +202,6 @@ def test_shards_without_views_are_named(shards: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pair_tasks, "_read_row", without_views)
     with pytest.raises(ShardError, match=r"shard-.*: moved views .*expected.*--crops.num-views"):
         draw_tasks(shards, FEW, part="report", val_fraction=VAL_FRACTION)
-
-
-def test_look_alikes_are_counted_in_held_out_videos_alone(shards: str) -> None:
-    index = pq.read_table(Path(shards) / INDEX_FILE)
-    total = sum(index["num_look_alikes"].to_pylist())
-    assert 0 < count_look_alikes(shards, 0.3) < count_look_alikes(shards, 0.7) < total
-    assert count_look_alikes(shards, 0.0) == 0
 
 
 def test_validation_counts_look_alikes_apart(learner: Learner, shards: str) -> None:

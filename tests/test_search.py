@@ -167,6 +167,12 @@ def test_a_ledger_remembers_what_was_tried(tmp_path: Path) -> None:
         ledger.read()
 
 
+def test_a_grid_tries_to_the_end_what_another_search_stopped() -> None:
+    endings = [tried(1, 0.1, ending) for ending in ("finished", "stopped", "failed", "started")]
+    assert [each.is_done("tpe") for each in endings] == [True, True, False, False]
+    assert [each.is_done("grid") for each in endings] == [True, False, False, False]
+
+
 def test_finalists_are_the_best_of_those_that_ran_to_the_end() -> None:
     found = finalists([tried(1, 0.2), tried(2, 0.9, "stopped"), tried(4, 0.5)], 5)
     assert found == {"best1": {"num_steps": 4}, "best2": {"num_steps": 1}}
@@ -198,7 +204,7 @@ def test_the_plan_of_a_search_names_knobs_cost_and_sequences(tmp_path: Path) -> 
         ledger.write(each)
     done = search_plan(search, "tpe", trained=False)
     assert "To try: 0 of 2" in done and 0 < minutes_of(done) < minutes_of(text)
-    assert "1 of 3 choices" in search_plan(search, "grid", trained=False)  # what failed is tried
+    assert "2 of 3 choices" in search_plan(search, "grid", trained=False)  # what was stopped, too
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["studies"]
 
 

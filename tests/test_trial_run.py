@@ -235,6 +235,13 @@ def test_an_unfinished_training_goes_on_with_the_scaling_and_the_paths_of_now(
     assert json.loads((folder / "mlflow_run.json").read_text()) == before  # the same MLflow run
 
 
+def test_a_damaged_result_of_a_trial_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a-trial").mkdir()
+    (tmp_path / "a-trial" / "trial.json").write_text('{"trial_id": "a')
+    with pytest.raises(ValueError, match=r"(?s)a-trial/trial\.json: the result .*Delete the file"):
+        finished(str(tmp_path), "a-trial")
+
+
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     entered = context.Event()

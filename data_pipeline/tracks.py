@@ -17,6 +17,10 @@ class DatasetError(ValueError):
     """A dataset folder or file is not what its layout promises; the message says how to mend it."""
 
 
+class MissingImagesError(DatasetError):
+    """A video's folder of images is not there."""
+
+
 @dataclass(frozen=True)
 class VideoFrame:
     """One frame of a video file; `read_image` decodes it when it is asked for."""

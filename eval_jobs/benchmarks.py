@@ -1,14 +1,15 @@
 """Benchmarks as data: which sequences, how they are run and scored, and what comes out."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_pipeline.readers import READERS
+from data_pipeline.readers import LAYOUTS, READERS
 from data_pipeline.readers.lasot_videos import TEST_VIDEOS as LASOT_TEST
-from data_pipeline.tracks import DatasetError, Track
+from data_pipeline.tracks import DatasetError, MissingImagesError, Track
 from eval_jobs import scoring
 from eval_jobs.metrics import Metric
 from eval_jobs.otb_sequences import OTB50, OTB100, OTB2013
@@ -263,15 +264,22 @@ def select(
     Args:
         benchmark: a row of `BENCHMARKS`.
         folder: in its reader's layout; names may differ in case from the official ones.
-        partial: accept that sequences are missing.
+        partial: accept that sequences are missing: also those that a list names, or that have
+            annotations, and no folder of images.
         max_sequences: take the first so many only.
         max_frames: of each sequence, take the first so many frames only.
 
     Raises:
         DatasetError: the folder is not what its layout promises.
         IncompleteResultsError: sequences are missing and ``partial`` is not set, or all are.
+        ValueError: not one sequence is asked for.
     """
-    tracks = list(READERS[benchmark.reader](folder, benchmark.split))
+    if max_sequences is not None and max_sequences < 1:
+        raise ValueError(f"max_sequences must be at least 1, got {max_sequences}")
+    if partial:
+        tracks = list(_those_with_images(benchmark, folder))
+    else:
+        tracks = list(READERS[benchmark.reader](folder, benchmark.split))
     num_expected, missing = benchmark.num_sequences or len(tracks), ""
     if benchmark.sequences is not None:
         tracks, names = _in_official_order(tracks, benchmark.sequences)
@@ -299,6 +307,13 @@ def select(
         num_expected=num_expected,
         max_frames=max_frames,
     )
+
+
+def _those_with_images(benchmark: Benchmark, folder: Path) -> Iterator[Track]:
+    """The tracks of the videos whose images are there."""
+    for read_video in LAYOUTS[benchmark.reader].list_videos(folder, benchmark.split):
+        with suppress(MissingImagesError):
+            yield from read_video()
 
 
 def first_frames(track: Track, count: int) -> Track:

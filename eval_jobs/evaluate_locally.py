@@ -10,8 +10,9 @@ Results that are there are not computed again.
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import partial as with_arguments
 from pathlib import Path
 
@@ -20,17 +21,17 @@ import tyro
 
 from data_pipeline.clear_errors import clear_errors
 from data_pipeline.pair_tasks import PairTasksConfig
-from eval_jobs.benchmarks import IncompleteResultsError, find_benchmark
+from eval_jobs.benchmarks import find_benchmark
 from eval_jobs.constant_rates import CONSTANT_RATES
-from eval_jobs.pair_contest import Contest, load_entries, score_entry
+from eval_jobs.pair_contest import Contest, load_entries
 from eval_jobs.pair_results import PairResults
 from eval_jobs.pair_scores import score_rows
-from eval_jobs.result_files import named_folder
 from eval_jobs.row_tables import table_rows, text_table
 from eval_jobs.sequence_job import SequenceJob, track_sequence
 from eval_jobs.tracker import TrackerConfig
-from eval_jobs.tracker_specs import Phase, TrackerSpec, phase_specs
-from eval_jobs.work import first_runs, further_runs, once_each, plan_work
+from eval_jobs.tracker_specs import Phase, checkpoint_specs
+from eval_jobs.work import Work, failed_runs, first_runs, further_runs, once_each, plan_work
+from meta_train.state_file import require_device
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def main(
     checkpoints: tuple[str, ...],
     folder: Path | None = None,
     benchmark: str = "otb100",
-    phases: tuple[Phase, ...] = ("online", "after", "before"),
+    phases: tuple[Phase, ...] = ("after", "before", "online"),
     tracker: TrackerConfig = TrackerConfig(),  # noqa: B008
     partial: bool = False,
     max_frames: int | None = None,
@@ -75,48 +76,46 @@ def main(
     """
     if folder is None and shards is None:
         raise ValueError("nothing to evaluate: give --folder for a benchmark, or --shards, or both")
-    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"))
-    with pool:
+    require_device(device)
+    works: list[Work] = []
+    if folder is not None:  # before anything runs: a folder may be wrong
+        specs = checkpoint_specs(checkpoints, tracker, phases, device=device)
+        row = find_benchmark(benchmark)
+        (works,) = plan_work(specs, [(row, folder)], output, partial=partial, max_frames=max_frames)
+    with _processes(num_processes) as pool:
         if shards is not None:
-            contest = Contest.draw(
-                shards, tasks, load_entries(checkpoints), num_steps, constant_rates
-            )
+            entries = load_entries(checkpoints)
+            contest = Contest.draw(shards, tasks, entries, num_steps, constant_rates)
             run = with_arguments(score_pairs, contest, output, device)
             _run_all(pool, {text: with_arguments(run, text) for text in checkpoints})
-        if folder is not None:
-            specs: list[TrackerSpec] = []
-            for text in checkpoints:
-                name, checkpoint = named_folder(text, needs_name=False)
-                place = checkpoint.absolute()
-                specs += phase_specs(place, tracker, phases, name=name or None, device=device)
-            (works,) = plan_work(
-                specs,
-                [(find_benchmark(benchmark), folder)],
-                output,
-                partial=partial,
-                max_frames=max_frames,
-            )
-            jobs = once_each(job for work in works for job in work.jobs)
-            for due in (first_runs, further_runs):
-                _run_all(pool, _tracking([run for job in jobs for run in due(job)]))
+            results = PairResults(folder=output, contest=contest)
+            scores = [score for entry in entries for score in results.read(entry) or ()]
+            print(text_table(score_rows(scores), "Pair tasks"))
+            print(contest.text)
+        jobs = once_each(job for work in works for job in work.jobs)
+        for due in (first_runs, further_runs):
+            _run_all(pool, _tracking([run for job in jobs for run in due(job)]))
+        if works:
             found = [work.score(work.trajectories()) for work in works]
             print(text_table(table_rows(found), find_benchmark(benchmark).title))
-    if shards is not None:
-        entries = load_entries(checkpoints)
-        results = PairResults(folder=output, contest=contest)
-        scores = [score for entry in entries for score in results.read(entry) or ()]
-        print(text_table(score_rows(scores), "Pair tasks"))
-        print(contest.text)
     print(f"results in {output}; run_benchmarks.py and pair_tasks.py report them")
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Executor]:
+    """Processes that end with the block; what is still to be done when it fails, is not."""
+    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def score_pairs(contest: Contest, output: Path, device: str, checkpoint: str) -> None:
     """Scores one checkpoint on the pair tasks and keeps the scores, unless they are there."""
     torch.set_num_threads(1)
     (entry,) = load_entries([checkpoint], device)
-    results = PairResults(folder=output, contest=contest)
-    if results.read(entry) is None:
-        results.write(entry, score_entry(contest, entry))
+    PairResults(folder=output, contest=contest).read_or_score(entry)
 
 
 def _tracking(jobs: Sequence[SequenceJob]) -> dict[str, Task]:
@@ -138,16 +137,16 @@ def _run_all(pool: Executor, tasks: dict[str, Task]) -> None:
         IncompleteResultsError: tasks failed; names each, after all others are done.
     """
     running = {pool.submit(task): name for name, task in tasks.items()}
+    failures = []
     for done, future in enumerate(as_completed(running), start=1):
-        outcome = "done" if future.exception() is None else "failed"
-        logger.info("%d of %d, %s: %s", done, len(running), running[future], outcome)
-    causes = {name: cause for future, name in running.items() if (cause := future.exception())}
-    if causes:
-        lines = [f"- {name}: {type(cause).__name__}: {cause}" for name, cause in causes.items()]
-        raise IncompleteResultsError(
-            f"{len(causes)} of {len(running)} runs failed; the others are kept, and the same "
-            "command goes on from there:\n" + "\n".join(lines)
-        )
+        try:
+            future.result()
+        except Exception as cause:
+            failures.append((running[future], cause))
+            logger.error("%s failed: %s", running[future], cause)
+        logger.info("%d of %d ended, last %s", done, len(running), running[future])
+    if failures:
+        raise failed_runs(failures, len(running))
 
 
 if __name__ == "__main__":

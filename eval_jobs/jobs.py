@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import ray
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_pipeline.ray_session import ray_session
@@ -18,9 +19,11 @@ from eval_jobs.results import ResultStore
 from eval_jobs.scores import TrackerScore
 from eval_jobs.sequence_job import SequenceJob, run_job, sequence_metrics
 from eval_jobs.tracker_specs import TrackerSpec
-from eval_jobs.work import Work, first_runs, further_runs, once_each, plan_work
+from eval_jobs.work import Work, failed_runs, first_runs, further_runs, once_each, plan_work
+from meta_train.placement import cluster_nodes, described
 from meta_train.run_log import RunLog
 from meta_train.run_relay import RelayedLog, RunRoute, attach, route_to
+from meta_train.train_config import ScalingConfig
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +138,25 @@ def evaluate_all(
     return scores
 
 
+def gpus_of(device: str, share: float) -> float:
+    """What a task on a device takes of Ray's GPUs: a share, or nothing on the CPU."""
+    return share if torch.device(device).type == "cuda" else 0.0
+
+
+def require_place(num_cpus: int, num_gpus: float) -> None:
+    """Checks that the connected cluster has, or may add, a node that can run a task.
+
+    Raises:
+        ValueError: it has not; Ray would wait for one for ever.
+    """
+    nodes = cluster_nodes(ScalingConfig(cpus_per_worker=num_cpus, use_gpu=num_gpus > 0))
+    if not any(n.get("CPU", 0.0) >= num_cpus and n.get("GPU", 0.0) >= num_gpus for n in nodes):
+        raise ValueError(
+            f"a task that tracks needs {num_cpus} CPUs and {num_gpus:g} GPUs on one node, and the "
+            f"Ray cluster has {described(nodes)}. Ask for fewer, or for device cpu, or add nodes."
+        )
+
+
 def _score(work: Work) -> TrackerScore:
     """The score from the result files, and the archive for the benchmark's server."""
     trajectories = work.trajectories()
@@ -188,6 +210,7 @@ def _run_missing(
         return
     missing.sort(key=lambda job: len(job.track), reverse=True)
     with _ray():
+        require_place(num_cpus, num_gpus)
         task = ray.remote(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
@@ -199,12 +222,7 @@ def _run_missing(
         run = None if run_log is None else route_to(run_log.handle)
         failures = _gather({task.remote(job, run): job for job in missing})
     if failures:
-        lines = [f"- {job.title}: {type(cause).__name__}: {cause}" for job, cause in failures]
-        raise IncompleteResultsError(
-            f"{len(failures)} of {len(jobs)} runs failed; the others are kept, and the same "
-            "command goes on from there:\n" + "\n".join(lines),
-            causes=tuple(cause for _, cause in failures),
-        )
+        raise failed_runs([(job.title, cause) for job, cause in failures], len(jobs))
 
 
 def run_and_log(job: SequenceJob, run: RunRoute | None) -> None:
@@ -229,7 +247,7 @@ def _gather(running: dict[ray.ObjectRef, SequenceJob]) -> list[tuple[SequenceJob
     """Waits for all tasks under a progress bar; gives those that failed, each with its cause."""
     failures = []
     columns = (
-        TextColumn("tracking {task.description}"),
+        TextColumn("tracking {task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("frames"),

@@ -6,6 +6,7 @@ machine scored another one reports.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.manifest import read_manifest
-from eval_jobs.pair_contest import Contest, Entry
+from eval_jobs.pair_contest import Contest, Entry, score_entry
 from eval_jobs.pair_scores import MEASURES, PairScore
 from eval_jobs.results import ResultError, file_name, write_atomically
 
@@ -75,6 +76,28 @@ class PairResults:
             raise ResultError(
                 f"{path} cannot be used: {error!s:.200}. Delete it to score {entry.name} again."
             ) from error
+
+    def read_or_score(
+        self, entry: Entry, advance: Callable[[], None] = lambda: None
+    ) -> list[PairScore]:
+        """An entry's scores: those that are on disk, or new ones, which are kept.
+
+        Args:
+            entry: what is scored.
+            advance: called once for each task.
+
+        Raises:
+            ResultError: as `read`.
+            OSError: as `write`.
+        """
+        scores = self.read(entry)
+        if scores is None:
+            scores = score_entry(self.contest, entry, advance)
+            self.write(entry, scores)
+            return scores
+        for _ in range(self.contest.num_tasks([entry])):
+            advance()
+        return scores
 
     def _score(self, entry: Entry, content: dict[str, Any]) -> PairScore:
         tasks = self.contest.tasks

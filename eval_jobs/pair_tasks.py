@@ -12,7 +12,6 @@ best of several constants, chosen by tasks of other held-out videos.
 """
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +22,9 @@ from data_pipeline.clear_errors import clear_errors
 from data_pipeline.manifest import read_manifest
 from data_pipeline.pair_tasks import PairTasksConfig
 from eval_jobs.constant_rates import CONSTANT_RATES
-from eval_jobs.pair_contest import Contest, Entry, load_entries, score_entry
+from eval_jobs.pair_contest import Contest, load_entries
 from eval_jobs.pair_results import PairResults
-from eval_jobs.pair_scores import PairScore, pair_figure, score_rows, step_metrics, task_rows
+from eval_jobs.pair_scores import pair_figure, score_rows, step_metrics, task_rows
 from eval_jobs.row_tables import csv_table, text_table
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
 
@@ -76,7 +75,7 @@ def main(
             scores = [
                 score
                 for entry in entries
-                for score in _scores(results, entry, lambda: progress.advance(bar))
+                for score in results.read_or_score(entry, lambda: progress.advance(bar))
             ]
         for step, metrics in enumerate(step_metrics(scores)):
             run_log.log_metrics(metrics, step=step)
@@ -89,18 +88,6 @@ def main(
     title = f"Pair tasks: IoU of the box at the score's peak after 0, 1 and {num_steps} steps"
     print(text_table(score_rows(scores), title))
     print(contest.text)
-
-
-def _scores(results: PairResults, entry: Entry, advance: Callable[[], None]) -> list[PairScore]:
-    """An entry's scores: those that are on disk, or new ones, which are kept."""
-    scores = results.read(entry)
-    if scores is None:
-        scores = score_entry(results.contest, entry, advance)
-        results.write(entry, scores)
-        return scores
-    for _ in range(results.contest.num_tasks([entry])):
-        advance()
-    return scores
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from data_pipeline.synthetic_scenes import SyntheticConfig
 from data_pipeline.uris import expect_no_secret
 from eval_jobs.benchmarks import find_benchmark, select
 from eval_jobs.held_out import require_disjoint
-from eval_jobs.jobs import evaluate
+from eval_jobs.jobs import evaluate, gpus_of, require_place
 from eval_jobs.report import log_scores
 from eval_jobs.scores import TrackerScore
 from eval_jobs.tracker import TrackerConfig
@@ -174,6 +174,8 @@ def run(
         init_from = None if started_from is None else started_from.decode()
     else:
         require_room(config.train.scaling)
+        if config.evaluation.folder or config.synthetic is not None:
+            require_place(1, gpus_of(config.evaluation.device, config.evaluation.gpus_per_task))
         config = with_data(config, storage)
         require_start(config.train, init_from)
         train = create_run(config.train, storage, run_id)
@@ -342,7 +344,7 @@ def _evaluate(
         partial=evaluation.partial,
         max_sequences=evaluation.max_sequences,
         max_frames=evaluation.max_frames,
-        num_gpus_per_task=evaluation.gpus_per_task if evaluation.device.startswith("cuda") else 0.0,
+        num_gpus_per_task=gpus_of(evaluation.device, evaluation.gpus_per_task),
     )
     log_scores(run_log, scores)
     return scores

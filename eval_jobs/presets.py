@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
-from eval_jobs.tracker import TrackerConfig
 from meta_train.train_presets import TRAININGS
 
 _KINDS = {
@@ -14,11 +13,7 @@ _KINDS = {
     ),
     "small": (
         "a small pool of real videos, on one GPU, or for days on a CPU",
-        PipelineConfig(
-            evaluation=EvaluationConfig(
-                benchmark="otb100", partial=True, tracker=TrackerConfig(update_adapts="head")
-            )
-        ),
+        PipelineConfig(evaluation=EvaluationConfig(benchmark="otb100", partial=True)),
     ),
     "paper": (
         "everything as in the paper, on a GPU cluster",

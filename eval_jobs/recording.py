@@ -50,7 +50,7 @@ class RecordingConfig:
 
     def __post_init__(self) -> None:
         if self.video is None and self.table is None:
-            raise ValueError("nothing to write: give a video, a CSV file, or both")
+            raise ValueError("nothing to write: give a video (--output), a table (--csv), or both")
         if self.video is not None and self.video.suffix.lower() not in CODECS:
             raise ValueError(
                 f"the video must be one of {', '.join(CODECS)}, got {str(self.video)!r}"

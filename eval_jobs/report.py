@@ -125,6 +125,7 @@ def log_scores(
             f"primary must be one of {[score.tracker for score in scores]}, got {name!r}"
         )
     run_log.log_metrics(summary_metrics(scores, name), step=step)
+    run_log.set_tags({"primary_tracker": name})
     prefix = scores[0].selection.metric_prefix
     tables = {
         prefix: table_rows(scores),

@@ -37,8 +37,13 @@ def named_folder(text: str, *, needs_name: bool = True) -> tuple[str, Path]:
         ValueError: there is no folder, or no name and one is needed.
     """
     name, mark, folder = text.partition("=")
-    if not mark and not needs_name:
+    if not needs_name and (not mark or Path(text).is_dir()):
         name, folder = "", text
+    if "://" in folder:
+        raise ValueError(
+            f"a folder of this machine expected, got the URI {folder!r}. Copy it to one first; a "
+            "checkpoint by eval_jobs/export_tracker.py --checkpoint URI --output FOLDER"
+        )
     if not folder or (needs_name and not name):
         raise ValueError(f"NAME=FOLDER expected, got {text!r}")
     return name, Path(folder)

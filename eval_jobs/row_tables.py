@@ -33,7 +33,7 @@ def text_table(rows: Sequence[Row], title: str = "") -> str:
         table.add_column(column, justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(_cell(column, value) for column, value in row.items()))
-    console = Console(file=io.StringIO(), width=160)
+    console = Console(file=io.StringIO(), width=160, markup=False)
     console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text

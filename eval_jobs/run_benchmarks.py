@@ -17,14 +17,14 @@ import tyro
 from data_pipeline.clear_errors import clear_errors
 from data_pipeline.ray_session import default_address, ray_session
 from eval_jobs.benchmarks import find_benchmark, select
-from eval_jobs.jobs import evaluate_all
+from eval_jobs.jobs import evaluate_all, gpus_of
 from eval_jobs.paper_tables import paper_tables
 from eval_jobs.report import log_scores, report_text
 from eval_jobs.result_files import named_folder, score_results
 from eval_jobs.row_tables import text_table
 from eval_jobs.scores import TrackerScore
 from eval_jobs.tracker import TrackerConfig
-from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, phase_specs
+from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, checkpoint_specs
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
 
 
@@ -33,7 +33,7 @@ def main(
     folder: tuple[Path, ...],
     checkpoints: tuple[str, ...] = (),
     benchmark: tuple[str, ...] = ("otb100",),
-    phases: tuple[Phase, ...] = ("online", "after", "before"),
+    phases: tuple[Phase, ...] = ("after", "before", "online"),
     baselines: tuple[Literal["static", "mil"], ...] = (),
     results: tuple[str, ...] = (),
     output: Path = Path("results"),
@@ -43,7 +43,7 @@ def main(
     max_sequences: int | None = None,
     max_frames: int | None = None,
     num_cpus_per_task: int = 1,
-    num_gpus_per_task: float = 0.0,
+    num_gpus_per_task: float = 0.25,
     address: str | None = None,
     mlflow: MlflowConfig = MlflowConfig(),  # noqa: B008
 ) -> None:
@@ -55,7 +55,7 @@ def main(
         checkpoints: folders of checkpoints; FOLDER, or NAME=FOLDER to choose the name in tables.
         benchmark: rows of BENCHMARKS.
         phases: of each checkpoint, a row before adaptation, after the first frame's, or with online
-            updating.
+            updating. The first row's metrics have the short names in MLflow.
         baselines: rows of other trackers, run here.
         results: rows of any trackers, from their own result files, NAME=FOLDER. The folder holds
             SEQUENCE.txt as for OTB, or SEQUENCE/SEQUENCE_001.txt as for GOT-10k.
@@ -66,7 +66,7 @@ def main(
         max_sequences: run the first so many only.
         max_frames: run the first so many frames of each only.
         num_cpus_per_task: CPUs, and threads, of a task.
-        num_gpus_per_task: may be a fraction.
+        num_gpus_per_task: where device is cuda; may be a fraction.
         address: of the Ray cluster; local starts one for this command. RAY_ADDRESS where not given,
             and local where that is not set.
         mlflow: where the run is logged.
@@ -75,13 +75,18 @@ def main(
     if len(folder) not in (1, len(rows)):
         raise SystemExit(f"one folder, or one for each of {len(rows)} benchmarks, expected")
     folders = folder * len(rows) if len(folder) == 1 else folder
-    specs = _specs(checkpoints, phases, baselines, tracker, device)
+    specs = checkpoint_specs(checkpoints, tracker, phases, device=device)
+    specs += [StaticSpec() if name == "static" else OpenCvSpec() for name in baselines]
     named = [named_folder(text) for text in results]
     if not specs and not named:
         raise SystemExit("nothing to evaluate: give --checkpoints, --baselines or --results")
     names = [spec.name for spec in specs] + [name for name, _ in named]
     if len(set(names)) != len(names):
         raise SystemExit(f"trackers need different names, got {', '.join(names)}")
+    theirs: list[list[TrackerScore]] = [[] for _ in rows]
+    for at, (row, place) in enumerate(zip(rows, folders, strict=True) if named else ()):
+        whole = select(row, place, partial=partial, max_sequences=max_sequences)
+        theirs[at] = [score_results(*each, whole, max_frames) for each in named]
     run_log = RunLog.start(
         mlflow,
         run_name=f"{' '.join(benchmark)} {names[0]}",
@@ -92,7 +97,6 @@ def main(
     status: Literal["FINISHED", "FAILED"] = "FAILED"
     reports: list[str] = []
     by_benchmark: list[list[TrackerScore]] = []
-    theirs: list[list[TrackerScore]] = []
 
     def report(place: int, ours: list[TrackerScore]) -> None:
         scores = ours + theirs[place]
@@ -101,9 +105,6 @@ def main(
         reports.append(report_text(scores))
 
     try:
-        for row, place in zip(rows, folders, strict=True):
-            whole = select(row, place, partial=partial, max_sequences=max_sequences)
-            theirs.append([score_results(*each, whole, max_frames) for each in named])
         with ray_session(address or default_address()) if specs else nullcontext():
             evaluate_all(
                 specs,
@@ -115,7 +116,7 @@ def main(
                 max_sequences=max_sequences,
                 max_frames=max_frames,
                 num_cpus_per_task=num_cpus_per_task,
-                num_gpus_per_task=num_gpus_per_task,
+                num_gpus_per_task=gpus_of(device, num_gpus_per_task),
             )
         tables = paper_tables([score for scores in by_benchmark for score in scores])
         for name, table in tables.items():
@@ -126,23 +127,6 @@ def main(
     finally:
         run_log.finish(status)
         print("\n".join(reports))
-
-
-def _specs(
-    checkpoints: tuple[str, ...],
-    phases: tuple[Phase, ...],
-    baselines: tuple[Literal["static", "mil"], ...],
-    tracker: TrackerConfig,
-    device: str,
-) -> list[TrackerSpec]:
-    """The trackers that are run here."""
-    specs: list[TrackerSpec] = []
-    for text in checkpoints:
-        name, checkpoint = named_folder(text, needs_name=False)
-        specs += phase_specs(
-            checkpoint.absolute(), tracker, phases, name=name or None, device=device
-        )
-    return specs + [StaticSpec() if name == "static" else OpenCvSpec() for name in baselines]
 
 
 if __name__ == "__main__":

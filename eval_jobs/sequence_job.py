@@ -88,6 +88,7 @@ def sequence_metrics(job: SequenceJob, trajectory: Trajectory) -> dict[str, floa
     metrics: dict[str, float] = {}
     for benchmark in job.benchmarks:
         score = score_sequence(benchmark, job.track, trajectory)
-        prefix = f"{benchmark.name}{limit}_sequences/{file_name(job.spec.name)}/{score.sequence}"
+        names = f"{file_name(job.spec.name)}/{file_name(score.sequence)}"
+        prefix = f"{benchmark.name}{limit}_sequences/{names}"
         metrics |= {f"{prefix}/{name}": value for name, value in score.values.items()}
     return metrics

@@ -33,6 +33,7 @@ def main(
     num_sequences: int = 3,
     strip: StripConfig = StripConfig(),  # noqa: B008
     partial: bool = False,
+    max_sequences: int | None = None,
     max_frames: int | None = None,
     mlflow: MlflowConfig = MlflowConfig(),  # noqa: B008
 ) -> None:
@@ -46,11 +47,14 @@ def main(
         num_sequences: how many of the worst.
         strip: what is shown of each.
         partial: accept that sequences of the benchmark are missing.
+        max_sequences: of results over the first so many sequences.
         max_frames: of results over the first so many frames of each sequence.
         mlflow: where they are logged.
     """
     row = _one_pass(benchmark)
-    selection = select(row, folder.absolute(), partial=partial, max_frames=max_frames)
+    selection = select(
+        row, folder.absolute(), partial=partial, max_sequences=max_sequences, max_frames=max_frames
+    )
     stores = [find_store(each, max_frames) for each in trackers]
     results = [_read(store, selection) for store in stores]
     run_log = RunLog.start(
@@ -71,7 +75,8 @@ def main(
                 values = ", ".join(f"{name} {value:.3f}" for name, value in each.values.items())
                 title = f"{store.tracker} on {each.sequence}: {values} ({score.label})"
                 figure = strip_figure(*by_name[each.sequence], strip, title=title)
-                name = f"{file_name(store.tracker)}-{file_name(each.sequence)}.png"
+                who = f"{file_name(store.tracker)}-{store.fingerprint[:12]}"
+                name = f"{who}-{file_name(each.sequence)}.png"
                 write_png(figure, output / name)
                 run_log.log_figure(figure, f"strips/{name}")
                 print(f"{output / name}: {title}")
@@ -97,7 +102,7 @@ def _read(store: ResultStore, selection: Selection) -> list[Trajectory]:
         if run is None:
             raise ResultError(
                 f"no result of {track.name} at {store.path(track)}: was {store.tracker} evaluated "
-                "with another benchmark or max_frames?"
+                "with another benchmark, max_sequences or max_frames?"
             )
         runs.append(run)
     return runs

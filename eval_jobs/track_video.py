@@ -45,6 +45,8 @@ def main(
         device: cpu or cuda.
     """
     config = RecordingConfig(video=output, table=csv, fps=fps)
+    if output is not None and Path(source).exists() and output.resolve() == Path(source).resolve():
+        raise ValueError(f"--output {output} would replace the source; give another file")
     opened = open_source(source)
     _track(OnlineTracker.load(checkpoint, tracker, device=device), opened, box, config)
 
@@ -57,7 +59,7 @@ def _track(
 ) -> None:
     """Tracks, records, and says what was written."""
     columns = (
-        TextColumn("tracking in {task.description}"),
+        TextColumn("tracking in {task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("frames"),

@@ -53,9 +53,10 @@ class TrackerConfig:
     update_branches: tuple[Branch, ...] = BRANCHES
     """The branches that an online update adapts; the first frame adapts both."""
 
-    update_adapts: Adapts | None = None
-    """The part that an online update changes. Not in the paper: None for what the first frame
-    changes; ``head`` where that is more leaves block-4 as the first frame made it."""
+    update_adapts: Adapts | None = "head"
+    """The part that an online update changes: ``head`` leaves block-4 as the first frame made it;
+    None: all that the first frame changes. Not in the paper, which does not say: on real video
+    updates of block-4 do harm (README)."""
 
     min_score: float = 0.1
     """Where all raw scores are below, the last box is kept (line 6)."""
@@ -178,8 +179,8 @@ class OnlineTracker:
         self.config = TrackerConfig() if config is None else config
         if self.config.update_adapts not in (None, "head", learner.adapts):
             raise ValueError(
-                f"update_adapts must be None or at most what the checkpoint adapts, "
-                f"{learner.adapts!r}, got {self.config.update_adapts!r}"
+                "update_adapts must be None, 'head' or what the checkpoint adapts "
+                f"({learner.adapts!r}), got {self.config.update_adapts!r}"
             )
         self._learner = replace(learner, weights=channels_last(learner.weights))
         self._online = self._learner
@@ -203,6 +204,7 @@ class OnlineTracker:
 
         Raises:
             CheckpointError: the folder is missing or is no whole checkpoint.
+            ValueError: this machine has no such device.
         """
         return cls(load_learner(checkpoint, device), config)
 
@@ -256,7 +258,8 @@ class OnlineTracker:
         features = self._features(cut(image, window)[None])
         candidates, scores = self._detect_finite(features, self._guard.first)  # line 5
         if (scores < config.min_score).all():  # line 6
-            return Prediction(box=self._box, score=float(scores.max()), lost=True)  # lines 7-8
+            last = self._box.copy()
+            return Prediction(box=last, score=float(scores.max()), lost=True)  # lines 7-8
         last_in_crop = window.to_crop(self._box)
         penalties = shape_penalties(
             candidates[:, 2:] - candidates[:, :2],
@@ -283,10 +286,9 @@ class OnlineTracker:
                 self._support, config.update_steps, config.update_branches
             )
             self._weights = self._guard.passed(self._weights, before)
-        is_updated = self._weights is not before
-        if is_updated:
+        if is_updated := self._weights is not before:
             self._before_update, self._last_update = before, self._frame_number
-        return Prediction(box=self._box, score=score, lost=False, updated=is_updated)
+        return Prediction(box=self._box.copy(), score=score, lost=False, updated=is_updated)
 
     def _update_is_due(
         self, scores: Float[ndarray, "L"], winner: int, box_in_crop: Float[ndarray, "4"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval_jobs.opencv_tracker import OpenCvTracker, StaticTracker
+from eval_jobs.result_files import named_folder
 from eval_jobs.tracker import OnlineTracker, Tracker, TrackerConfig
 from meta_train.checkpoint import content_digest
 
@@ -39,7 +40,7 @@ class OnlineSpec:
             CheckpointError: there is no checkpoint in the folder.
         """
         return _digest(
-            {"checkpoint": content_digest(self.checkpoint), "config": constants(self.config)}
+            {"checkpoint": content_digest(self.checkpoint), "config": asdict(self.config)}
         )
 
     def build(self) -> Tracker:
@@ -134,10 +135,23 @@ def phase_specs(
     ]
 
 
-def constants(config: TrackerConfig) -> dict[str, Any]:
-    """A tracker's constants for a digest; what is younger than the first counts where it is set."""
-    younger = {"update_adapts"} if config.update_adapts is None else set()
-    return {name: value for name, value in asdict(config).items() if name not in younger}
+def checkpoint_specs(
+    checkpoints: Sequence[str],
+    config: TrackerConfig,
+    phases: Sequence[Phase],
+    *,
+    device: str = "cpu",
+) -> list[TrackerSpec]:
+    """The trackers of several checkpoints, each as FOLDER or NAME=FOLDER.
+
+    Raises:
+        ValueError: one names no folder.
+    """
+    specs: list[TrackerSpec] = []
+    for text in checkpoints:
+        name, folder = named_folder(text, needs_name=False)
+        specs += phase_specs(folder.absolute(), config, phases, name=name or None, device=device)
+    return specs
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -121,7 +121,8 @@ def paper_robustness(measured: VotRuns) -> float:
 
 
 def paper_eao(measured: VotRuns, lengths: tuple[int, int] = VOT2018_LENGTHS) -> float:
-    """Mean of `paper_eao_curve` over a range of lengths; NaN where no fragment is so long.
+    """Mean of `paper_eao_curve` over that part of a range of lengths which the curve reaches; NaN
+    where it reaches none.
 
     The legacy code reads the curve one frame before `official_eao` does.
     """
@@ -178,8 +179,9 @@ def official_robustness(measured: VotRuns) -> float:
 
 
 def official_eao(measured: VotRuns, lengths: tuple[int, int] = VOT2018_LENGTHS) -> float:
-    """Mean of `official_eao_curve` over a range of lengths; NaN where a fragment so long is missing
-    within the curve, or the curve is shorter.
+    """Mean of `official_eao_curve` over that part of a range of lengths which the curve reaches.
+
+    NaN where it reaches none, or lacks a fragment of a length within.
     """
     return _mean(official_eao_curve(measured)[lengths[0] : lengths[1] + 1])
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eval_jobs.benchmarks import Benchmark, Selection, select
+from eval_jobs.benchmarks import Benchmark, IncompleteResultsError, Selection, select
 from eval_jobs.protocols import ResetConfig, Trajectory, same_result
 from eval_jobs.results import ResultStore, file_name
 from eval_jobs.scores import TrackerScore, score_tracker
@@ -152,3 +152,13 @@ def further_runs(job: SequenceJob) -> list[SequenceJob]:
         job.repeated(number)
         for number in range(resets.identical_repetitions, resets.num_repetitions)
     ]
+
+
+def failed_runs(failures: Sequence[tuple[str, Exception]], num_runs: int) -> IncompleteResultsError:
+    """The error of an evaluation of which some runs failed, each with its name and cause."""
+    lines = [f"- {name}: {type(cause).__name__}: {cause}" for name, cause in failures]
+    return IncompleteResultsError(
+        f"{len(failures)} of {num_runs} runs failed; the others are kept, and the same command "
+        "goes on from there:\n" + "\n".join(lines),
+        causes=tuple(cause for _, cause in failures),
+    )

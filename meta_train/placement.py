@@ -23,7 +23,7 @@ def require_room(scaling: ScalingConfig) -> None:
         raise ValueError(
             f"a run trains on {least} workers with {scaling.cpus_per_worker} CPUs"
             f"{' and a GPU' if scaling.use_gpu else ''} each, and the Ray cluster cannot place "
-            f"them: its nodes have {_described(nodes)}. Ask for fewer workers or CPUs, "
+            f"them: its nodes have {described(nodes)}. Ask for fewer workers or CPUs, "
             "or add nodes."
         )
 
@@ -98,7 +98,8 @@ def _nodes_to_come(
     return sorted(found, key=lambda node: -_workers_on(node, scaling))[:room]
 
 
-def _described(nodes: Sequence[dict[str, float]]) -> str:
+def described(nodes: Sequence[dict[str, float]]) -> str:
+    """The nodes' CPUs and GPUs in words."""
     wanted = ("CPU", "GPU")
     return "; ".join(
         ", ".join(f"{node.get(name, 0.0):g} {name}s" for name in wanted) for node in nodes

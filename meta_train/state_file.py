@@ -32,13 +32,30 @@ class State:
     """Adam's state dict, or nothing."""
 
 
+def require_device(device: torch.device | str) -> None:
+    """Checks that this machine has a device.
+
+    Raises:
+        ValueError: it has not.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device {str(device)!r}: one that this machine has expected, such as cpu or cuda; "
+            f"PyTorch says: {str(error).splitlines()[0]:.200}"
+        ) from error
+
+
 def read_state(path: Path, config: TrainConfig, device: torch.device | str) -> State:
     """The tensors of a checkpoint, on a device.
 
     Raises:
         CheckpointError: the file does not load without unpickling anything else, or does not hold
             the tensors that a network of this config has.
+        ValueError: this machine has no such device.
     """
+    require_device(device)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a file that torch did not write makes it raise nearly anything

@@ -19,7 +19,7 @@ from data_pipeline.shards import read_index
 from eval_jobs.benchmarks import select
 from eval_jobs.held_out import require_disjoint
 from eval_jobs.pipeline import PipelineConfig
-from eval_jobs.tracker_specs import TRACKER_VERSION, constants
+from eval_jobs.tracker_specs import TRACKER_VERSION
 from meta_train.checkpoint import content_digest
 from meta_train.run_log import flatten_config
 from meta_train.train_config import fingerprint
@@ -287,7 +287,7 @@ def _digest(variant: Variant, training: str, sequences: StudySequences) -> str:
     evaluation = replace(variant.config.evaluation, folder="", device="cpu", gpus_per_task=0.0)
     content = {
         "training": training,
-        "evaluation": asdict(evaluation) | {"tracker": constants(evaluation.tracker)},
+        "evaluation": asdict(evaluation),
         "constant_rates": variant.constant_rates,
         "sequences": sequences.fingerprint,
         "tracker": TRACKER_VERSION,

@@ -16,7 +16,7 @@ from data_pipeline.steady_storage import read_file, write_file
 from eval_jobs import pipeline
 from eval_jobs.benchmarks import IncompleteResultsError
 from eval_jobs.constant_rates import best_rate, with_constant_rate
-from eval_jobs.jobs import evaluate
+from eval_jobs.jobs import evaluate, gpus_of
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
 from eval_jobs.report import log_scores
 from eval_jobs.row_tables import Row
@@ -238,7 +238,7 @@ def _track(
 
 def gpus_of_tracker(evaluation: EvaluationConfig) -> float:
     """The share of a GPU that a process which tracks takes."""
-    return evaluation.gpus_per_task if evaluation.device.startswith("cuda") else 0.0
+    return gpus_of(evaluation.device, evaluation.gpus_per_task)
 
 
 def _try_rates(

@@ -108,6 +108,28 @@ def test_shortened_runs_say_so(tmp_path: Path) -> None:
     assert selection.metric_prefix == "otb100-1of100-first2"
     with pytest.raises(ValueError, match="at least 2 frames, got max_frames=1"):
         select(find_benchmark("otb100"), tmp_path, partial=True, max_frames=1)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        select(find_benchmark("otb100"), tmp_path, partial=True, max_sequences=0)
+
+
+def test_a_listed_video_without_images_is_missing_and_no_fault_of_the_others(
+    tmp_path: Path,
+) -> None:
+    names = ["GOT-10k_Val_000001", "GOT-10k_Val_000002"]
+    (tmp_path / "val" / names[0]).mkdir(parents=True)
+    (tmp_path / "val" / "list.txt").write_text("\n".join(names) + "\n")
+    (tmp_path / "val" / names[0] / "groundtruth.txt").write_text("1,1,9,9\n" * 2)
+    for number in (1, 2):
+        picture = np.zeros((40, 40, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "val" / names[0] / f"{number:08d}.jpg"), picture)
+    with pytest.raises(DatasetError, match="GOT-10k_Val_000002: a folder of images expected"):
+        select(find_benchmark("got10k_val"), tmp_path)
+    found = select(find_benchmark("got10k_val"), tmp_path, partial=True)
+    assert [track.video for track in found.tracks] == names[:1]
+    assert found.coverage == "1 of 180 sequences"
+    (tmp_path / "val" / names[0] / "groundtruth.txt").write_text("1,1,9,9\n")
+    with pytest.raises(DatasetError, match="as many boxes as images"):
+        select(find_benchmark("got10k_val"), tmp_path, partial=True)
 
 
 def test_folder_without_any_sequence_is_an_error_even_for_a_partial_score(tmp_path: Path) -> None:

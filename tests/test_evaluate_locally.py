@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from data_pipeline.pair_tasks import PairTasksConfig
-from eval_jobs import evaluate_locally
+from eval_jobs import evaluate_locally, pair_results
 from eval_jobs.benchmarks import find_benchmark
 from eval_jobs.jobs import evaluate
-from eval_jobs.pair_contest import Contest, Entry, load_entries
+from eval_jobs.pair_contest import Contest, Entry, load_entries, score_entry
 from eval_jobs.pair_results import PairResults
 from eval_jobs.results import ResultError
 from eval_jobs.sequence_job import SequenceJob
@@ -117,7 +117,7 @@ def test_pair_tasks_are_scored_once(
     run()
     (score,) = PairResults(folder=tmp_path, contest=contest).read(entry) or ()
     assert (score.name, score.rates, score.values["all"].shape) == ("tiny", "learned", (3, 6, 2))
-    monkeypatch.setattr(evaluate_locally, "score_entry", None)
+    monkeypatch.setattr(pair_results, "score_entry", None)
     run()
 
 
@@ -141,7 +141,7 @@ def test_pair_scores_are_of_what_they_were_made_from(
 
 def test_damaged_pair_scores_are_refused(tmp_path: Path, entry: Entry, contest: Contest) -> None:
     results = PairResults(folder=tmp_path, contest=contest)
-    results.write(entry, evaluate_locally.score_entry(contest, entry))
+    results.write(entry, score_entry(contest, entry))
     path = results.path(entry)
     whole = json.loads(path.read_text())
     (score,) = results.read(entry) or ()

@@ -122,8 +122,8 @@ def test_script_draws_the_worst_first(
     show_failures.main(
         folder, (results,), output=tmp_path / "out", num_sequences=1, strip=strip, partial=True
     )
-    assert logged == ["strips/ours__online-Deer.png", "FINISHED"]
-    picture = cv2.imread(str(tmp_path / "out" / "ours__online-Deer.png"))
+    assert logged == ["strips/ours__online-abababababab-Deer.png", "FINISHED"]
+    picture = cv2.imread(str(tmp_path / "out" / "ours__online-abababababab-Deer.png"))
     assert picture.shape[1] > 1000
 
 

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from eval_jobs import jobs, tracker_specs
+from eval_jobs import jobs
 from eval_jobs.benchmarks import IncompleteResultsError, find_benchmark, select
-from eval_jobs.jobs import evaluate, evaluate_all
+from eval_jobs.jobs import evaluate, evaluate_all, gpus_of, require_place
 from eval_jobs.metrics import SUCCESS_THRESHOLDS
 from eval_jobs.opencv_tracker import StaticTracker
+from eval_jobs.protocols import one_pass
 from eval_jobs.results import ResultError, ResultStore
 from eval_jobs.sequence_job import SequenceJob, run_job, sequence_metrics
 from eval_jobs.tracker import OnlineTracker, TrackerConfig
@@ -32,6 +33,7 @@ from meta_train.detectors.network import NetworkConfig
 from meta_train.kernel_rates import KernelRatesConfig
 from meta_train.learner import initial_learner
 from meta_train.train_config import TrainConfig
+from meta_train.undelivered import expect_metric_names
 
 SMALL = FcosConfig(
     network=NetworkConfig(
@@ -99,17 +101,11 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
     other = OnlineSpec(name="ours", checkpoint=write_checkpoint(tmp_path / "c", seed=1))
     tuned = replace(spec, config=TrackerConfig(window_weight=0.3))
     assert spec.fingerprint == twin.fingerprint
-    heads = replace(spec, config=TrackerConfig(update_adapts="head"))
-    prints = {each.fingerprint for each in (spec, other, tuned, heads)}
+    block4_too = replace(spec, config=TrackerConfig(update_adapts=None))
+    prints = {each.fingerprint for each in (spec, other, tuned, block4_too)}
     assert len(prints) == 4
     with pytest.raises(CheckpointError, match="not found"):
         _ = replace(spec, checkpoint=tmp_path / "nowhere").fingerprint
-
-
-def test_results_of_an_earlier_release_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracker_specs, "content_digest", lambda folder: "content")
-    spec = OnlineSpec(name="ours", checkpoint=Path("best"))
-    assert spec.fingerprint == "1444827d10cb25c9"
 
 
 def test_phases_differ_in_how_far_they_adapt() -> None:
@@ -308,10 +304,38 @@ def test_tasks_ask_for_what_was_given_and_the_longest_comes_first(
     monkeypatch.setattr("eval_jobs.jobs.ray.remote", remote)
     monkeypatch.setattr("eval_jobs.jobs.ray.is_initialized", lambda: True)
     monkeypatch.setattr("eval_jobs.jobs._gather", lambda running: [])
+    nodes = [{"CPU": 8.0}, {"CPU": 4.0, "GPU": 1.0}]
+    monkeypatch.setattr("eval_jobs.jobs.cluster_nodes", lambda scaling: nodes)
     settings = {"num_cpus_per_task": 3, "num_gpus_per_task": 0.25, "max_retries": 5}
     evaluate([StaticSpec()], VIDEOS, videos, tmp_path / "results", **settings)  # type: ignore[arg-type]
     assert submitted == ["long", "short"]
     assert (asked["num_cpus"], asked["num_gpus"], asked["max_retries"]) == (3, 0.25, 5)
+
+
+@pytest.mark.parametrize(("num_cpus", "num_gpus"), [(9, 0.0), (5, 0.25), (1, 2.0)])
+def test_a_task_that_no_node_can_run_is_refused(
+    monkeypatch: pytest.MonkeyPatch, num_cpus: int, num_gpus: float
+) -> None:
+    nodes = [{"CPU": 8.0}, {"CPU": 4.0, "GPU": 1.0}]
+    monkeypatch.setattr("eval_jobs.jobs.cluster_nodes", lambda scaling: nodes)
+    require_place(8, 0.0)
+    require_place(4, 0.25)
+    with pytest.raises(ValueError, match=r"on one node, and .* has 8 CPUs, 0 GPUs; 4 CPUs, 1 GPUs"):
+        require_place(num_cpus, num_gpus)
+
+
+def test_a_task_takes_of_a_gpu_where_it_computes_on_one() -> None:
+    assert [gpus_of(device, 0.25) for device in ("cpu", "cuda", "cuda:1")] == [0.0, 0.25, 0.25]
+
+
+def test_any_name_of_a_video_is_one_of_a_metric(videos: Path, tmp_path: Path) -> None:
+    (track, _) = select(VIDEOS, videos).tracks
+    odd = replace(track, video="dog (1), it's [#2]")
+    store = ResultStore(folder=tmp_path, tracker="ours", fingerprint="0" * 16, max_frames=None)
+    job = SequenceJob(
+        spec=StaticSpec(), store=store, benchmarks=(VIDEOS,), track=odd, num_threads=1
+    )
+    expect_metric_names(sequence_metrics(job, one_pass(StaticTracker(), track)))
 
 
 def test_corrupt_result_is_never_a_score(videos: Path, tmp_path: Path) -> None:

@@ -371,6 +371,6 @@ def test_script_logs_each_step(
     assert len(logged["tables/tasks.csv"].splitlines()) == 1 + 6 + 3
     printed = capsys.readouterr().out
     assert "6 of all" in printed and "that no checkpoint was trained on" in printed
-    monkeypatch.setattr(script, "score_entry", None)  # the scores are on disk
+    monkeypatch.setattr(pair_results, "score_entry", None)  # the scores are on disk
     script.main(("MAML=x",), shards, num_steps=1, tasks=FEW, output=tmp_path)
     assert capsys.readouterr().out == printed

@@ -1,6 +1,7 @@
 """From dataset folders to shards: geometry, filters, resuming, independence of workers."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from data_pipeline.crops import search_window
 from data_pipeline.preprocess import (
     PreprocessConfig,
     SourceConfig,
+    _is_complete,
     describe,
     preprocess,
     write_shard,
@@ -202,6 +204,15 @@ def test_broken_image(tmp_path: Path) -> None:
     assert chunk.frame_numbers.tolist() == [0, 4, 6]
     assert drops.reasons["broken image"] == 1
     assert "1.jpg" in drops.broken_images[0]
+
+
+def test_a_folder_that_lost_a_shard_is_not_complete(tiny_shards: str, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(tiny_shards, folder)
+    shards = sorted(path.name for path in folder.glob("shard-*"))
+    assert shards and _is_complete(str(folder), shards)
+    (folder / shards[0]).unlink()
+    assert not _is_complete(str(folder), shards)
 
 
 def test_a_shard_that_left_images_out_is_no_answer_where_none_may_be(tmp_path: Path) -> None:

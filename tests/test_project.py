@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -154,3 +155,14 @@ def test_a_script_needs_no_installation_of_the_project(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "data_pipeline" / "check_dataset.py", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_mutate_tracker_changes_is_in_the_code() -> None:
+    """Else that command, which takes minutes, stops at the first text that is gone."""
+    mutations = runpy.run_path(str(ROOT / "tests" / "tracker_mutations.py"))["MUTATIONS"]
+    lost = [
+        f"{each.line}: {each.what}"
+        for each in mutations
+        if (ROOT / "eval_jobs" / each.file).read_text().count(each.old) != 1
+    ]
+    assert len(mutations) > 30 and not lost

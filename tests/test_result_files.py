@@ -170,7 +170,13 @@ def test_results_of_runs_with_resets_are_refused(tmp_path: Path) -> None:
         score_results("theirs", tmp_path, selection(track(dataset="vot"), benchmark="vot2018"))
 
 
-def test_a_folder_may_have_a_name() -> None:
+def test_a_folder_may_have_a_name(tmp_path: Path) -> None:
+    (tmp_path / "lr=0.1" / "best").mkdir(parents=True)
+    there = tmp_path / "lr=0.1" / "best"
+    assert named_folder(str(there), needs_name=False) == ("", there)
+    assert named_folder(f"A={there}", needs_name=False) == ("A", there)
+    with pytest.raises(ValueError, match=r"URI 's3://b/c'.*export_tracker.py --checkpoint URI"):
+        named_folder("s3://b/c", needs_name=False)
     assert named_folder("A=b/c=d") == ("A", Path("b/c=d"))
     assert named_folder("b/c", needs_name=False) == ("", Path("b/c"))
     for wrong in ("b/c", "=b", "A="):

@@ -283,3 +283,12 @@ def test_the_script_says_what_is_wrong(tmp_path: Path, run_script: Callable[...,
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: no")
     assert not (tmp_path / "out.csv").exists()
+    before = (tmp_path / "in.mp4").read_bytes()
+    done = run_script(
+        SCRIPT, tmp_path, *["--source", "in.mp4", "--box", "0", "0", "9", "9", "--output", "in.mp4"]
+    )
+    assert done.returncode == 1 and "would replace the source" in done.stderr
+    assert (tmp_path / "in.mp4").read_bytes() == before
+    no_device = "--source in.mp4 --box 0 0 9 9 --csv out.csv --device gpu"
+    done = run_script(SCRIPT, tmp_path, *no_device.split())
+    assert done.returncode == 1 and "error: device 'gpu': one that this machine has" in done.stderr

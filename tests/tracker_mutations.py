@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 TRACKER, CANDIDATES, SUPPORT = "tracker.py", "candidates.py", "support_set.py"
-FIRST_DESCENT = "self._descend(self._support, self.config.first_frame_steps, BRANCHES)"
+FIRST_DESCENT = "self._descend(support, self.config.first_frame_steps, BRANCHES)"
 
 
 class Mutation(NamedTuple):
@@ -51,14 +51,14 @@ MUTATIONS = (
         "3",
         "no gradient descent on the first frame",
         TRACKER,
-        f"self._weights = {FIRST_DESCENT}  # 3",
+        f"self._weights = {FIRST_DESCENT}  # line 3",
         "pass",
     ),
     Mutation(
         "3",
         "the adapted weights are not used",
         TRACKER,
-        f"self._weights = {FIRST_DESCENT}  # 3",
+        f"self._weights = {FIRST_DESCENT}  # line 3",
         FIRST_DESCENT,
     ),
     Mutation("4", "frames are not counted", TRACKER, "self._frame_number += 1  # line 4", "pass"),
@@ -80,8 +80,8 @@ MUTATIONS = (
         "5",
         "detects with the weights of before",
         TRACKER,
-        "self._learner.outputs(self._weights, features)",
-        "self._learner.outputs(self._learner.weights, features)",
+        "self._online.outputs(self._weights, features)",
+        "self._online.outputs(self._learner.weights, features)",
     ),
     Mutation(
         "6",
@@ -101,7 +101,7 @@ MUTATIONS = (
         "7",
         "a lost target's box is the best candidate",
         TRACKER,
-        "return Prediction(box=self._box, score=float(scores.max()), lost=True)  # lines 7-8",
+        "return Prediction(box=last, score=float(scores.max()), lost=True)  # lines 7-8",
         "self._box = window.to_image(candidates[int(scores.argmax())])\n"
         "            return Prediction(box=self._box, score=float(scores.max()), lost=True)",
     ),
@@ -109,7 +109,7 @@ MUTATIONS = (
         "8",
         "a due update is made though the target is lost",
         TRACKER,
-        "return Prediction(box=self._box, score=float(scores.max()), lost=True)  # lines 7-8",
+        "return Prediction(box=last, score=float(scores.max()), lost=True)  # lines 7-8",
         "if self._update_is_due(scores, 0, window.to_crop(self._box)):\n"
         "                self._weights = self._descend(self._support, 1, BRANCHES)\n"
         "            return Prediction(box=self._box, score=float(scores.max()), lost=True)",
@@ -118,7 +118,7 @@ MUTATIONS = (
         "8",
         "a sample is added though the target is lost",
         TRACKER,
-        "return Prediction(box=self._box, score=float(scores.max()), lost=True)  # lines 7-8",
+        "return Prediction(box=last, score=float(scores.max()), lost=True)  # lines 7-8",
         "self._support.add(features, self._to_device(window.to_crop(self._box)[None]))\n"
         "            return Prediction(box=self._box, score=float(scores.max()), lost=True)",
     ),
@@ -273,8 +273,8 @@ MUTATIONS = (
         "15",
         "an update starts from theta_0 again",
         TRACKER,
-        "self._learner.adapt(self._weights, features",
-        "self._learner.adapt(self._learner.weights, features",
+        "self._online.adapt(self._weights, features",
+        "self._online.adapt(self._learner.weights, features",
     ),
     Mutation(
         "15",
@@ -294,8 +294,8 @@ MUTATIONS = (
         "state",
         "a new target starts from the last one's weights",
         TRACKER,
-        "self._weights = self._learner.weights\n        self._support",
-        "self._support",
+        "self._online, self._weights = self._learner, self._learner.weights",
+        "self._online = self._learner",
     ),
     Mutation(
         "state",

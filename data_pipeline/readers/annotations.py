@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from data_pipeline.tracks import DatasetError, ImageFiles, Track
+from data_pipeline.tracks import DatasetError, ImageFiles, MissingImagesError, Track
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -27,7 +27,7 @@ def find_images(folder: Path) -> ImageFiles:
         DatasetError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise DatasetError(
+        raise MissingImagesError(
             f"{folder}: a folder of images expected, there is none. "
             "Check the dataset's path, or download what is missing."
         )

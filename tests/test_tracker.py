@@ -341,7 +341,7 @@ def test_updates_may_leave_block4_as_the_first_frame_made_it() -> None:
     np.testing.assert_allclose(boxes[0], boxes[1], rtol=1e-5)
     assert changed[0] == set(adapted_names(learner.weights, "head+block4", BRANCHES))
     assert changed[1] == set(adapted_names(learner.weights, "head", BRANCHES))
-    with pytest.raises(ValueError, match="or what the checkpoint adapts \('head'\), got 'head"):
+    with pytest.raises(ValueError, match=r"or what the checkpoint adapts \('head'\), got 'head"):
         OnlineTracker(small, TrackerConfig(update_adapts="head+block4"))
 
 

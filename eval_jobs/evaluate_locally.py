@@ -81,7 +81,14 @@ def main(
     if folder is not None:  # before anything runs: a folder may be wrong
         specs = checkpoint_specs(checkpoints, tracker, phases, device=device)
         row = find_benchmark(benchmark)
-        (works,) = plan_work(specs, [(row, folder)], output, partial=partial, max_frames=max_frames)
+        (works,) = plan_work(
+            specs,
+            [(row, folder)],
+            output,
+            partial=partial,
+            max_frames=max_frames,
+            num_processes=num_processes,
+        )
     with _processes(num_processes) as pool:
         if shards is not None:
             entries = load_entries(checkpoints)

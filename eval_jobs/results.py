@@ -12,7 +12,7 @@ import os
 import re
 import reprlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,10 @@ class ResultStore:
 
     repetition: int | None = None
     """Which run with resets, from 0; None for a run in one pass."""
+
+    setup: str = ""
+    """What speed depends on: device, threads, and who shares them. Boxes that were found in another
+    one count, times do not; in none, neither is known to differ."""
 
     def path(self, track: Track) -> Path:
         """The file of a sequence."""
@@ -86,6 +90,7 @@ class ResultStore:
             "scores": trajectory.scores.tolist(),
             "lost": trajectory.lost.tolist(),
             "seconds": trajectory.seconds.tolist(),
+            "setup": self.setup,
         }
         if trajectory.codes is not None:
             content["codes"] = trajectory.codes.tolist()
@@ -126,7 +131,11 @@ class ResultStore:
                         track, path, f"its {key} is {reprlib.repr(content.get(key))}, not {value!r}"
                     )
                 )
-        return _trajectory(content, track, path)
+        trajectory = _trajectory(content, track, path)
+        if self.setup and content.get("setup") != self.setup:
+            unknown = np.full_like(trajectory.seconds, np.nan)
+            trajectory = replace(trajectory, seconds=unknown)
+        return trajectory
 
     def read_existing(self, track: Track) -> Trajectory:
         """The trajectory of a sequence that was tracked.

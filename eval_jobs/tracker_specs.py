@@ -91,6 +91,11 @@ TrackerSpec = OnlineSpec | StaticSpec | OpenCvSpec
 """Everything that `jobs.evaluate` can run."""
 
 
+def device_of(spec: TrackerSpec) -> str:
+    """Where a tracker runs."""
+    return spec.device if isinstance(spec, OnlineSpec) else "cpu"
+
+
 Phase = Literal["before", "after", "online"]
 """How far a tracker adapts: not at all, on the first frame, or on and on."""
 

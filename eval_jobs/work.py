@@ -9,7 +9,7 @@ from eval_jobs.protocols import ResetConfig, Trajectory, same_result
 from eval_jobs.results import ResultStore, file_name
 from eval_jobs.scores import TrackerScore, score_tracker
 from eval_jobs.sequence_job import SequenceJob
-from eval_jobs.tracker_specs import OnlineSpec, TrackerSpec
+from eval_jobs.tracker_specs import OnlineSpec, TrackerSpec, device_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,9 +63,11 @@ def plan_work(
     max_sequences: int | None = None,
     max_frames: int | None = None,
     num_threads: int = 1,
+    num_processes: int = 1,
     own_settings: bool = False,
 ) -> list[list[Work]]:
-    """For each place, each tracker's work there; arguments as of `jobs.evaluate_all`.
+    """For each place, each tracker's work there; arguments as of `jobs.evaluate_all`, and how many
+    processes share the trackers' device.
 
     Raises:
         IncompleteResultsError: sequences are missing; it names each.
@@ -92,6 +94,7 @@ def plan_work(
                 tracker=spec.name,
                 fingerprint=spec.fingerprint,
                 max_frames=max_frames,
+                setup=f"{device_of(spec)}, {num_threads} threads, {num_processes} processes",
             )
             jobs = tuple(
                 SequenceJob(

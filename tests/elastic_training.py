@@ -18,7 +18,7 @@ from data_pipeline.ray_session import ray_session
 from data_pipeline.synthetic_data import prepare
 from meta_train.checkpoint import load
 
-STEPS_PER_EPOCH = 1000
+STEPS_PER_EPOCH = 500
 LONGER = ["--train.outer-loop.iterations-per-epoch", str(STEPS_PER_EPOCH)]
 # One pair at a time: Adam makes steps of usual size from gradients that are rounding alone.
 LONGER += ["--train.outer-loop.pairs-at-once", "1"]

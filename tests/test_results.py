@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import resource
 import signal
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from data_pipeline.tracks import Track
 from eval_jobs import results
-from eval_jobs.protocols import Trajectory
+from eval_jobs.protocols import Trajectory, mean_fps
 from eval_jobs.results import ResultError, ResultStore, file_name, write_atomically
 
 
@@ -41,6 +42,18 @@ def trajectory(num_frames: int = 4) -> Trajectory:
 @pytest.fixture
 def store(tmp_path: Path) -> ResultStore:
     return ResultStore(folder=tmp_path, tracker="FCOS-MAML, online", fingerprint="ab12" * 8)
+
+
+def test_times_count_where_they_were_measured_as_asked_for(store: ResultStore) -> None:
+    there = dataclasses.replace(store, setup="cuda, 1 threads, 8 processes")
+    measured = trajectory()
+    there.write(track(), measured)
+    for same in (there, store):
+        np.testing.assert_array_equal(same.read_existing(track()).seconds, measured.seconds)
+    here = dataclasses.replace(store, setup="cpu, 1 threads, 1 processes").read_existing(track())
+    np.testing.assert_array_equal(here.boxes, measured.boxes)
+    assert math.isnan(here.fps) and not math.isnan(measured.fps)
+    assert math.isnan(mean_fps([here, measured])), "not of some sequences only"
 
 
 def test_what_is_written_is_read_to_the_last_bit(store: ResultStore) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import cv2
 import pyarrow as pa
-import pyarrow.fs
 import pyarrow.parquet as pq
 
 from data_pipeline.clear_errors import clear_errors
@@ -112,7 +111,7 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
     with closing(make_plans(config)) as plans:
         shards = plans.shards
         _claim_folder(config, plans.fingerprint)
-        if _is_complete(config.output, shards):
+        if _is_complete(config, plans):
             logger.info("the shards in %s are complete", config.output)
         else:
             remove_partials(filesystem, path)
@@ -130,15 +129,17 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
     )
 
 
-def _is_complete(output: str, shards: list[str]) -> bool:
-    """Whether a manifest says so, and no shard was deleted since."""
-    filesystem, path = open_steady(output)
+def _is_complete(config: PreprocessConfig, plans: ShardPlans) -> bool:
+    """Whether a manifest says so, and no shard was deleted or damaged since, or lacks images that
+    none may lack now.
+    """
+    filesystem, path = open_steady(config.output)
     if not exists(filesystem, f"{path}/{MANIFEST_FILE}"):
         return False
-    found = filesystem.get_file_info([f"{path}/{shard}" for shard in shards])
-    if gone := [info.base_name for info in found if info.type != pyarrow.fs.FileType.File]:
-        logger.warning("%d shards are gone from %s and written again: %s", len(gone), output, gone)
-    return not gone
+    written = [_is_written(config.output, s, plans.fingerprint, config.crops) for s in plans.shards]
+    if not all(written):
+        logger.warning("%s: %d shards are written again", config.output, written.count(False))
+    return all(written)
 
 
 def _claim_folder(config: PreprocessConfig, fingerprint: str) -> None:
@@ -206,7 +207,7 @@ def write_shard(plan: ShardPlan, output: str, config: CropConfig, run: str | Non
         DatasetError: an image cannot be read, and ``on_broken_image`` is ``raise``.
         StorageError: the output folder's storage does not answer, again and again.
     """
-    if _is_written(output, plan, config):
+    if _is_written(output, plan.shard, plan.fingerprint, config):
         return 0
     where = f"{output}/{plan.shard}"
     return answered(lambda: _write_shard_once(plan, output, config, run), where)
@@ -233,14 +234,14 @@ def _write_shard_once(plan: ShardPlan, output: str, config: CropConfig, run: str
     return images
 
 
-def _is_written(output: str, plan: ShardPlan, config: CropConfig) -> bool:
+def _is_written(output: str, shard: str, fingerprint: str, config: CropConfig) -> bool:
     filesystem, path = open_steady(output)
-    if not exists(filesystem, f"{path}/{plan.shard}"):
+    if not exists(filesystem, f"{path}/{shard}"):
         return False
     try:
-        notes = read_notes(output, plan.shard)
+        notes = read_notes(output, shard)
         lacks_images = bool(notes["broken_images"]) and config.on_broken_image == "raise"
-        return bool(notes["plan"] == plan.fingerprint) and not lacks_images
+        return bool(notes["plan"] == fingerprint) and not lacks_images
     except ShardError as error:
         logger.warning("writing a shard again: %s", error)
         return False

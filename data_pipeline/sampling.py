@@ -18,6 +18,9 @@ Split = Literal["train", "val"]
 PAPER_WEIGHTS = {"coco": 0.15, "got10k": 0.30, "lasot": 0.30, "trackingnet": 0.25}
 """Not in the paper: PySiamTracking's shares of 320,000 pairs an epoch."""
 
+SAMPLING_VERSION = 2
+"""Rises whenever the same shards and settings would give other pairs."""
+
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 DISTANCE_BINS = ((0, 0), (1, 10), (11, 50), (51, 100), (101, 200))
@@ -180,11 +183,12 @@ class TrackTable:
 
     def _draw_alike(self, track: int, rng: np.random.Generator) -> int:
         """A track of the same dataset and, where another video has one, of the same category."""
+        dataset = int(np.searchsorted(self._first_tracks, track, "right")) - 1
+        of_dataset = self._first_tracks[dataset + 1] - self._first_tracks[dataset]
         alike = self._by_kind[slice(*self._alike[track])]
         of_video = [np.searchsorted(self._video, self._video[track], side) for side in _SIDES]
         first, end = np.searchsorted(alike, of_video)  # a video's tracks follow each other
-        if first == 0 and end == len(alike):
-            dataset = int(np.searchsorted(self._first_tracks, track, "right")) - 1
+        if len(alike) in (end - first, of_dataset):  # no other video has one, or all tracks are
             return self._draw_track(rng, dataset)
         position = int(rng.integers(len(alike) - (end - first)))
         return int(alike[position if position < first else position + (end - first)])

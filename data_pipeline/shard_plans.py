@@ -202,12 +202,14 @@ def _require_unique(spool: TrackSpool, digests: ndarray) -> None:
 def _fingerprint(config: PreprocessConfig, num_shards: int, tracks: Iterator[Track]) -> str:
     """Hex digest of all that determines the shards, the images' pixels excepted."""
     crops = dataclasses.asdict(config.crops)
-    del crops["on_broken_image"]  # the shards' notes tell what was left out
-    settings = {"schema": SCHEMA_VERSION, "chunks": "in turn", "shards": num_shards, **crops}
+    crops["on_broken_image"] = "raise"  # the shards' notes tell what was left out
+    settings = {"schema": SCHEMA_VERSION, "shards": num_shards, **crops}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for track in tracks:
         text = [track.name, track.category, track.is_still, track.frame_names]
         digest.update(json.dumps(text).encode())
         for values in (track.boxes, track.visible, track.frame_numbers):
             digest.update(np.ascontiguousarray(values).tobytes())
+        if len(usable_frames(track)) > config.crops.frames_per_chunk:
+            digest.update(b"its chunks take frames in turn")  # until 2026-11 they did not
     return digest.hexdigest()

@@ -1,8 +1,7 @@
 """Benchmarks as data: which sequences, how they are run and scored, and what comes out."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -276,11 +275,12 @@ def select(
     """
     if max_sequences is not None and max_sequences < 1:
         raise ValueError(f"max_sequences must be at least 1, got {max_sequences}")
+    num_skipped = 0
     if partial:
-        tracks = list(_those_with_images(benchmark, folder))
+        tracks, num_skipped = _those_with_images(benchmark, folder)
     else:
         tracks = list(READERS[benchmark.reader](folder, benchmark.split))
-    num_expected, missing = benchmark.num_sequences or len(tracks), ""
+    num_expected, missing = benchmark.num_sequences or len(tracks) + num_skipped, ""
     if benchmark.sequences is not None:
         tracks, names = _in_official_order(tracks, benchmark.sequences)
         num_expected, missing = len(benchmark.sequences), ", ".join(names)
@@ -309,11 +309,15 @@ def select(
     )
 
 
-def _those_with_images(benchmark: Benchmark, folder: Path) -> Iterator[Track]:
-    """The tracks of the videos whose images are there."""
+def _those_with_images(benchmark: Benchmark, folder: Path) -> tuple[list[Track], int]:
+    """The tracks of the videos whose images are there, and how many videos have none."""
+    tracks, num_skipped = [], 0
     for read_video in LAYOUTS[benchmark.reader].list_videos(folder, benchmark.split):
-        with suppress(MissingImagesError):
-            yield from read_video()
+        try:
+            tracks += list(read_video())
+        except MissingImagesError:
+            num_skipped += 1
+    return tracks, num_skipped
 
 
 def first_frames(track: Track, count: int) -> Track:

@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import ray
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_pipeline.ray_session import ray_session
@@ -140,7 +139,7 @@ def evaluate_all(
 
 def gpus_of(device: str, share: float) -> float:
     """What a task on a device takes of Ray's GPUs: a share, or nothing on the CPU."""
-    return share if torch.device(device).type == "cuda" else 0.0
+    return share if device.startswith("cuda") else 0.0
 
 
 def require_place(num_cpus: int, num_gpus: float) -> None:

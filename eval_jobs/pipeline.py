@@ -35,7 +35,7 @@ from meta_train.mlflow_runs import keep_mlflow_run, mlflow_run_of
 from meta_train.outer_step import to_episodes
 from meta_train.placement import require_room
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
-from meta_train.train_config import TrainConfig, fingerprint
+from meta_train.train_config import TrainConfig, fingerprint, resolved
 from meta_train.train_state import require_start
 from meta_train.trainer import TrainResult, create_run, fit, replan_run, run_config
 from meta_train.validation import validation_stream
@@ -169,6 +169,7 @@ def run(
         config = kept_settings(config, storage, run_id)
         train = config.train
         if train.scaling != scaling:
+            require_room(scaling)
             train = replan_run(replace(train, scaling=scaling), storage, run_id)
         started_from = read_file(storage, f"{run_id}/{_INIT_FILE}")
         init_from = None if started_from is None else started_from.decode()
@@ -177,7 +178,7 @@ def run(
         if config.evaluation.folder or config.synthetic is not None:
             require_place(1, gpus_of(config.evaluation.device, config.evaluation.gpus_per_task))
         config = with_data(config, storage)
-        require_start(config.train, init_from)
+        require_start(resolved(config.train), init_from)
         train = create_run(config.train, storage, run_id)
         text = _EVALUATION.dump_json(config.evaluation, indent=1)
         write_file(storage, f"{run_id}/{_EVALUATION_FILE}", text)

@@ -106,7 +106,8 @@ def summary_metrics(scores: Sequence[TrackerScore], primary: str) -> dict[str, f
 def log_scores(
     run_log: RunLog, scores: Sequence[TrackerScore], *, primary: str | None = None, step: int = 0
 ) -> None:
-    """Logs the scores of trackers on one benchmark: metrics, tables and plots.
+    """Logs the scores of trackers on one benchmark: metrics, tables, plots, and as a tag whose
+    metrics have the short names.
 
     Args:
         run_log: the run.

@@ -7,6 +7,7 @@ python meta_train/launch.py PRESET --plan                   # size, memory and c
 python meta_train/launch.py PRESET --help                   # every setting
 """
 
+import argparse
 import logging
 import shlex
 import sys
@@ -79,19 +80,28 @@ def _parse(arguments: list[str]) -> tuple[str, LaunchConfig]:
     """Preset and config; the preset ``quickstart`` where the command line names none."""
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["quickstart", *arguments]
+    presets = {name: pipeline for name, (_, pipeline) in PRESETS.items()}
+    kept = _resumed(arguments, presets.get(arguments[0], PipelineConfig()))
+    if kept is not None:
+        presets = {arguments[0]: kept}  # what differs from them is what was given
     choices = {
-        name: (text, LaunchConfig(pipeline=pipeline)) for name, (text, pipeline) in PRESETS.items()
+        name: (PRESETS[name][0], LaunchConfig(pipeline=each)) for name, each in presets.items()
     }
     config = tyro.extras.overridable_config_cli(choices, args=arguments, description=__doc__)
-    if config.resume is not None and config.plan:
-        raise SystemExit("--plan says what a new run will cost: leave out --resume")
-    if config.resume is not None:
-        # Once more, with the run's own settings as defaults: what differs is what was given.
-        kept = kept_settings(config.pipeline, config.pipeline.storage, config.resume)
-        choices = {arguments[0]: ("", LaunchConfig(pipeline=kept))}
-        config = tyro.extras.overridable_config_cli(choices, args=arguments)
+    if kept is not None:
+        if config.plan:
+            raise SystemExit("--plan says what a new run will cost: leave out --resume")
         _require_no_settings(config, kept)
     return arguments[0], config
+
+
+def _resumed(arguments: list[str], preset: PipelineConfig) -> PipelineConfig | None:
+    """The settings of the run that is to be resumed; None where none is."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume")
+    parser.add_argument("--storage", default=preset.storage)
+    where = parser.parse_known_args(arguments)[0]
+    return None if where.resume is None else kept_settings(preset, where.storage, where.resume)
 
 
 def _resuming(config: LaunchConfig, run_id: str) -> str:
@@ -99,8 +109,11 @@ def _resuming(config: LaunchConfig, run_id: str) -> str:
     options = {"--resume": run_id}
     if config.pipeline.storage != "runs":
         options["--storage"] = config.pipeline.storage
-    if config.pipeline.mlflow.tracking_uri != MlflowConfig().tracking_uri:
-        options["--mlflow.tracking-uri"] = config.pipeline.mlflow.tracking_uri
+    mlflow, usual = config.pipeline.mlflow, MlflowConfig()
+    if mlflow.tracking_uri != usual.tracking_uri:
+        options["--mlflow.tracking-uri"] = mlflow.tracking_uri
+    if mlflow.undelivered_dir != usual.undelivered_dir:
+        options["--mlflow.undelivered-dir"] = mlflow.undelivered_dir
     if config.address != default_address():
         options["--address"] = config.address
     return shlex.join(["python", "meta_train/launch.py", *chain(*options.items())])

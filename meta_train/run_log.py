@@ -2,7 +2,7 @@
 
 The driver calls `RunLog.start` before anything fans out, since processes that create a database at
 once break it; workers and evaluation tasks call `RunLog.attach` with its handle, or `run_relay`'s
-where they do not reach MLflow. Run ids are always explicit, so a restart continues the same run.
+on other nodes than its own. Run ids are always explicit, so a restart continues the same run.
 
 Trouble with MLflow never stops training. What cannot be delivered waits, in memory and on disk, and
 goes out with a later call. Before anything is sent again the stored history is read, so that a step

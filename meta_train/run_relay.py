@@ -67,7 +67,9 @@ def _own_relay(node: str, connection: str) -> Any:
 
 
 def attach(route: RunRoute) -> "RunLog | RelayedLog":
-    """The run as a worker or a task logs to it: by itself where it can, else through the relay."""
+    """The run as a worker or a task logs to it: by itself on the driver's node, else through the
+    relay.
+    """
     if route.relay is None:
         return RunLog.attach(route.handle)
     import ray

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from data_pipeline.sampling import SamplingConfig
+from data_pipeline.sampling import SAMPLING_VERSION, SamplingConfig
 from data_pipeline.uris import expect_no_secret
 from meta_train.detectors import DetectorConfig
 from meta_train.detectors.fcos import FcosConfig
@@ -294,8 +294,8 @@ def resolved(config: TrainConfig) -> TrainConfig:
 
 
 def fingerprint(config: TrainConfig, data_fingerprint: str) -> str:
-    """A digest of all that the trained weights depend on: the config, and the content of the shards
-    and of a file of first weights.
+    """A digest of all that the trained weights depend on: the config, the content of the shards and
+    of a file of first weights, and how pairs are drawn.
 
     Where it runs, what it holds in memory at a time, where the shards and the file lie and how
     often it logs do not count.
@@ -313,9 +313,8 @@ def fingerprint(config: TrainConfig, data_fingerprint: str) -> str:
         checkpoint_every=1,
         log_every=1,
     )
-    later = {"scaling": {"cuda_graphs"}}  # younger than the first digests, which stay as they were
-    content: bytes = _adapter().dump_json(neutral, indent=1, exclude=later)
-    return hashlib.sha256(content).hexdigest()[:16]
+    content: bytes = _adapter().dump_json(neutral, indent=1)
+    return hashlib.sha256(b"%d %s" % (SAMPLING_VERSION, content)).hexdigest()[:16]
 
 
 def _content_of(weights: str) -> str:

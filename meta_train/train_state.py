@@ -1,6 +1,6 @@
 """The learner as training changes it, and where it starts."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +139,11 @@ class TrainState:
 
 def _network_of(config: TrainConfig) -> tuple[object, ...]:
     """What two runs must share for one to start from the other."""
-    network = config.detector.network
-    untrained = replace(network, backbone=replace(network.backbone, weights="random"))
-    return config.detector.kind, untrained, config.inner_loop.adapts, config.rates.granularity
+    detector = asdict(config.detector)
+    detector["network"]["backbone"]["weights"] = ""
+    for name in getattr(config.detector, "LOSS_FIELDS", ()):
+        del detector[name]
+    return detector, config.inner_loop.adapts, config.rates.granularity
 
 
 def require_start(config: TrainConfig, init_from: Path | str | None) -> None:

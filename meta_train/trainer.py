@@ -43,7 +43,7 @@ from meta_train.worker import DivergedError, Metrics, Rim, train
 logger = logging.getLogger(__name__)
 
 _CONFIG_FILE = "config.json"
-_RANK = "held_out_rank"  # what Ray keeps checkpoints by
+_RANK = "val/query_loss_after"  # what Ray keeps checkpoints by: `held_out_rank`
 _PAIRS = "pairs"
 _NOT_VALIDATED = 1e30  # ranks behind every checkpoint that was
 
@@ -295,7 +295,7 @@ def _resume_from(filesystem: pyarrow.fs.FileSystem, rank: int, scratch: Path) ->
     chosen = folder = None
     latest = ray.train.get_checkpoint()
     if rank == 0 and latest is not None:
-        kept = ray.train.get_all_reported_checkpoints()  # the best first
+        kept = ray.train.get_all_reported_checkpoints()  # by rank, the worst first
         newest_first = sorted(kept, key=lambda each: each.metrics["iteration"], reverse=True)
         older = [each.checkpoint.path for each in newest_first]
         paths = [latest.path, *(path for path in older if path != latest.path)]

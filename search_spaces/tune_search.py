@@ -17,6 +17,7 @@ from ray.tune import Callback
 
 from meta_train.placement import cluster_nodes
 from meta_train.run_log import RunLog, RunStatus
+from meta_train.train_config import ScalingConfig
 from search_spaces.search import Interval, Options, Search, SearchKind, Space, all_choices
 from search_spaces.search_ledger import OBJECTIVE, Ending, Ledger, Tried
 from search_spaces.search_trials import RUNG, run_tracking_trial, run_training_trial
@@ -104,7 +105,7 @@ def concurrent_choices(search: Search[Any]) -> int:
     if not search.checkpoint:
         return concurrent_trials(search.base.train.scaling)
     wanted = _resources(search)
-    nodes = cluster_nodes()
+    nodes = cluster_nodes(ScalingConfig(cpus_per_worker=1, use_gpu="GPU" in wanted))
     count = sum(
         min(int(node.get(name, 0.0) / amount) for name, amount in wanted.items()) for node in nodes
     )
@@ -200,10 +201,10 @@ class _Recorder(Callback):  # type: ignore[misc]
         self._run_logs: dict[str, RunLog] = {}  # of the trials under way, by Tune's id
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Notes that it is under way; unless it failed before, it keeps its run in MLflow."""
+        """Notes that it is under way; one that was killed before keeps its run in MLflow."""
         started = Tried(values=_values(trial), ending="started")
         known = self._ledger.find(started.trial_id)
-        run_id = known.mlflow_run_id if known and known.ending != "failed" else ""
+        run_id = known.mlflow_run_id if known and known.ending == "started" else ""
         run_log = self._open_run(started, run_id)
         self._run_logs[trial.trial_id] = run_log
         self._ledger.write(replace(started, mlflow_run_id=run_log.handle.run_id))

@@ -127,6 +127,9 @@ def test_a_listed_video_without_images_is_missing_and_no_fault_of_the_others(
     found = select(find_benchmark("got10k_val"), tmp_path, partial=True)
     assert [track.video for track in found.tracks] == names[:1]
     assert found.coverage == "1 of 180 sequences"
+    row = dataclasses.replace(found.benchmark, num_sequences=None, sequences=None)
+    own = select(row, tmp_path, partial=True)
+    assert own.coverage == "1 of 2 sequences" and own.is_partial
     (tmp_path / "val" / names[0] / "groundtruth.txt").write_text("1,1,9,9\n")
     with pytest.raises(DatasetError, match="as many boxes as images"):
         select(find_benchmark("got10k_val"), tmp_path, partial=True)

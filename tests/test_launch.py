@@ -48,6 +48,11 @@ def test_resume_keeps_the_run_s_settings_but_where_it_runs(a_run: TrainConfig) -
     )
     _, config = _parse(["--resume", "a-run", "--train.scaling.num-workers", "1"])
     assert config.pipeline.train.scaling.num_workers == 1, "also where it is the preset's number"
+    for preset in ([], ["paper"]):
+        given = ["--train.scaling.num-workers", "8", "--train.scaling.min-workers", "4"]
+        _, config = _parse([*preset, "--resume=a-run", *given])
+        assert config.pipeline.train.outer_loop.batch_pairs == 32, "the run's, not the preset's"
+        assert config.pipeline.train.scaling.num_workers == 8
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,7 @@ def test_resume_keeps_the_run_s_settings_but_where_it_runs(a_run: TrainConfig) -
     [
         (["--train.outer-loop.learning-rate", "0.1"], "train.outer_loop.learning_rate"),
         (["--init-from", "runs/another/best"], "init_from"),
+        (["--synthetic.seed", "7"], "synthetic.seed"),
     ],
 )
 def test_resume_refuses_settings_that_it_would_not_heed(

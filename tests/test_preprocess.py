@@ -1,7 +1,7 @@
 """From dataset folders to shards: geometry, filters, resuming, independence of workers."""
 
 import json
-import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,13 +206,32 @@ def test_broken_image(tmp_path: Path) -> None:
     assert "1.jpg" in drops.broken_images[0]
 
 
-def test_a_folder_that_lost_a_shard_is_not_complete(tiny_shards: str, tmp_path: Path) -> None:
-    folder = tmp_path / "shards"
-    shutil.copytree(tiny_shards, folder)
-    shards = sorted(path.name for path in folder.glob("shard-*"))
-    assert shards and _is_complete(str(folder), shards)
-    (folder / shards[0]).unlink()
-    assert not _is_complete(str(folder), shards)
+def test_a_folder_is_complete_while_its_shards_are_as_asked_for(tmp_path: Path) -> None:
+    output = str(tmp_path / "shards")
+    config = PreprocessConfig(sources=make_sources(tmp_path), output=output, min_shards=2)
+    skipping = replace(config, crops=CropConfig(on_broken_image="skip"))
+    broken = tmp_path / "got/train/video_1/00000003.jpg"
+    content = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    with closing(make_plans(config)) as plans:
+
+        def write(crops: CropConfig) -> None:
+            for plan in plans:
+                write_shard(plan, output, crops)
+
+        write(skipping.crops)
+        assert not _is_complete(skipping, plans), "no manifest yet"
+        (tmp_path / "shards" / "manifest.json").write_text("{}")
+        assert _is_complete(skipping, plans)
+        assert not _is_complete(config, plans), "none may be left out now"
+        broken.write_bytes(content)
+        write(config.crops)
+        assert _is_complete(config, plans) and _is_complete(skipping, plans)
+        (tmp_path / "shards" / plans.shards[0]).unlink()
+        assert not _is_complete(config, plans)
+        write(config.crops)
+        (tmp_path / "shards" / plans.shards[0]).write_bytes(b"damaged")
+        assert not _is_complete(config, plans)
 
 
 def test_a_shard_that_left_images_out_is_no_answer_where_none_may_be(tmp_path: Path) -> None:

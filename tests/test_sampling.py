@@ -123,8 +123,11 @@ def test_half_of_a_block_has_the_categories_of_the_other_half() -> None:
     assert max(abs(n / usual - 1) for n in of_kind) < 0.3, "and tracks are as likely as any"
 
 
-def test_without_categories_a_block_is_drawn_row_by_row() -> None:
-    tracks = TrackTable(index("coco"), "train", SamplingConfig())
+@pytest.mark.parametrize("category", ["", "synthetic"])
+def test_with_one_category_or_none_a_block_is_drawn_row_by_row(category: str) -> None:
+    rows = index("coco").to_pylist()
+    table = pa.Table.from_pylist([r | {"category": category} for r in rows], schema=INDEX_SCHEMA)
+    tracks = TrackTable(table, "train", SamplingConfig())
     block = tracks.draw_block(8, np.random.default_rng(5))
     rng = np.random.default_rng(5)
     assert block == [tracks.draw(rng) for _ in range(8)]

@@ -4,7 +4,7 @@ Shapes: N images, 33x33 cells of a 263x263 crop, L = 1089 cells in row-major ord
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +21,15 @@ _FEWEST_POSITIVES = 16
 @dataclass(frozen=True, kw_only=True)
 class FcosConfig:
     """FCOS-MAML."""
+
+    LOSS_FIELDS: ClassVar = (
+        "central_fraction",
+        "balance_cells",
+        "negatives_per_positive",
+        "cls_weight",
+        "reg_weight",
+    )
+    """Fields that matter in training alone: weights serve other values of them as well."""
 
     kind: Literal["fcos"] = "fcos"
     """Which detector this configures, in files."""

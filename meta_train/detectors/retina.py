@@ -5,7 +5,7 @@ Shapes: N images, 33x33 cells of a 263x263 crop, L = 1089 cells in row-major ord
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,16 @@ _LARGEST_LOG_SIZE = math.log(1000 / 16)
 @dataclass(frozen=True, kw_only=True)
 class RetinaConfig:
     """Retina-MAML."""
+
+    LOSS_FIELDS: ClassVar = (
+        "positive_iou",
+        "negative_iou",
+        "balance",
+        "focusing",
+        "cls_weight",
+        "reg_weight",
+    )
+    """Fields that matter in training alone: weights serve other values of them as well."""
 
     kind: Literal["retina"] = "retina"
     """Which detector this configures, in files."""

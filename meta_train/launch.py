@@ -81,7 +81,7 @@ def _parse(arguments: list[str]) -> tuple[str, LaunchConfig]:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["quickstart", *arguments]
     presets = {name: pipeline for name, (_, pipeline) in PRESETS.items()}
-    kept = _resumed(arguments, presets.get(arguments[0], PipelineConfig()))
+    kept = _resumed(arguments, presets[arguments[0]]) if arguments[0] in presets else None
     if kept is not None:
         presets = {arguments[0]: kept}  # what differs from them is what was given
     choices = {

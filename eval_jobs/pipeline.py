@@ -215,9 +215,8 @@ def kept_settings(config: PipelineConfig, storage: str, run_id: str) -> Pipeline
         UnknownRunError: there is no such run.
         StoredFileError: its settings are not those of this release.
     """
-    train = run_config(storage, run_id)
     evaluation = _read_evaluation(storage, run_id) or config.evaluation
-    return replace(config, train=train, evaluation=evaluation)
+    return replace(config, train=run_config(storage, run_id), evaluation=evaluation)
 
 
 def with_data(config: PipelineConfig, storage: str) -> PipelineConfig:

@@ -1,6 +1,6 @@
 """Trains elastically while the cluster grows and shrinks; compares with a run of fixed size.
 
-python tests/elastic_training.py                 # about five minutes on two cores
+python tests/elastic_training.py                 # about a quarter of an hour on two cores
 
 One worker at first, two when a second node comes, one again when a node is lost. The weights must
 end within 1e-5 of those of the fixed run: the samples are the same, the order of sums is not.

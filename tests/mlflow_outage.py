@@ -1,6 +1,6 @@
 """Stops MLflow's server for a minute while a run trains; nothing may be lost or stored twice.
 
-python tests/mlflow_outage.py                    # about five minutes on two cores
+python tests/mlflow_outage.py                    # about ten minutes on two cores
 python tests/mlflow_outage.py --seconds 20
 
 A real ``mlflow server`` on loopback, killed and started again on the same database. Training must

@@ -12,7 +12,7 @@ import argparse
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ SEEDS = (0, 1)
 NUM_QUEUED = 8
 STORE_BYTES = 200 * 2**20
 LOOK_EVERY_SECONDS = 0.25
-ON_END_SECONDS = 5.0
 
 
 @dataclass
@@ -42,8 +41,7 @@ class Watch:
     """What was seen to hold CPUs, in a thread of its own."""
 
     most: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """CPUs that were held for some seconds on end, by node; ``all``: on all of them together. For
-    a moment Ray also names what has just ended."""
+    """CPUs held at once, by node; ``all``: on all of them together."""
 
     work: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """What ran, by node: names of actors' classes and tasks, with the number of them."""
@@ -51,7 +49,6 @@ class Watch:
     looks: int = 0
     """How often Ray was asked."""
 
-    _recent: deque[tuple[float, dict[str, float]]] = field(default_factory=deque)
     _seen: set[str] = field(default_factory=set)
     _stop: threading.Event = field(default_factory=threading.Event)
     _error: Exception | None = None
@@ -98,13 +95,8 @@ class Watch:
             if key not in self._seen:
                 self._seen.add(key)
                 self.work[node][name] += 1
-        self._recent.append((time.monotonic(), now))
-        if time.monotonic() - self._recent[0][0] < ON_END_SECONDS or len(self._recent) < 3:
-            return
-        for place in now:
-            held_on_end = min(each.get(place, 0.0) for _, each in self._recent)
-            self.most[place] = max(self.most[place], held_on_end)
-        self._recent.popleft()
+        for place, cpus in now.items():
+            self.most[place] = max(self.most[place], cpus)
 
 
 def cpus_of(held: Any) -> float:

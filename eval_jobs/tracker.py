@@ -27,7 +27,7 @@ from eval_jobs.candidates import (
 )
 from eval_jobs.support_set import SupportSet
 from eval_jobs.tracker_input import check_box, check_image
-from eval_jobs.update_rule import DriftConfig, UpdateGuard
+from eval_jobs.update_rule import DriftConfig, UpdateGuard, learner_of_part
 from meta_train.checkpoint import load_learner
 from meta_train.detectors.backbone import BRANCHES, STRIDE_PX, Branch, Weights, channels_last
 from meta_train.detectors.network import Adapts, Features
@@ -231,10 +231,9 @@ class OnlineTracker:
         self._online, self._weights = self._learner, self._learner.weights
         support = SupportSet(self._features(images), boxes, max_samples=self.config.max_support)
         self._weights = self._descend(support, self.config.first_frame_steps, BRANCHES)  # line 3
-        if self.config.update_adapts not in (None, self._learner.adapts):
-            self._online = replace(
-                self._learner, weights=self._weights, adapts=self.config.update_adapts
-            )
+        part = self.config.update_adapts
+        if part is not None and part != self._learner.adapts:
+            self._online = learner_of_part(self._learner, self._weights, part)
             support = SupportSet(self._features(images), boxes, max_samples=self.config.max_support)
         self._support = support
         self._guard = UpdateGuard(self.config.drift, self._online, self._weights, support)

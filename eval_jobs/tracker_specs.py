@@ -15,6 +15,9 @@ from meta_train.checkpoint import content_digest
 TRACKER_VERSION = 2
 """Rises whenever the same checkpoint and constants would give other boxes."""
 
+UPDATES_VERSION = 2
+"""Alike, of trackers with online updating alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineSpec:
@@ -39,9 +42,10 @@ class OnlineSpec:
         Raises:
             CheckpointError: there is no checkpoint in the folder.
         """
-        return _digest(
-            {"checkpoint": content_digest(self.checkpoint), "config": asdict(self.config)}
-        )
+        content = {"checkpoint": content_digest(self.checkpoint), "config": asdict(self.config)}
+        if self.config.update_interval_frames is not None:
+            content["updates"] = UPDATES_VERSION
+        return _digest(content)
 
     def build(self) -> Tracker:
         """The tracker."""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval_jobs import jobs
+from eval_jobs import jobs, tracker_specs
 from eval_jobs.benchmarks import IncompleteResultsError, find_benchmark, select
 from eval_jobs.jobs import evaluate, evaluate_all, gpus_of, require_place
 from eval_jobs.metrics import SUCCESS_THRESHOLDS
@@ -95,7 +95,7 @@ def test_checkpoint_is_a_tracker_in_three_lines(tmp_path: Path) -> None:
     assert np.isfinite(boxes).all()
 
 
-def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
+def test_fingerprint_follows_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = OnlineSpec(name="ours", checkpoint=write_checkpoint(tmp_path / "a"))
     twin = OnlineSpec(name="renamed", checkpoint=write_checkpoint(tmp_path / "b"))
     other = OnlineSpec(name="ours", checkpoint=write_checkpoint(tmp_path / "c", seed=1))
@@ -104,6 +104,13 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
     block4_too = replace(spec, config=TrackerConfig(update_adapts=None))
     prints = {each.fingerprint for each in (spec, other, tuned, block4_too)}
     assert len(prints) == 4
+    still = replace(spec, config=TrackerConfig(update_interval_frames=None)), spec
+    before = [each.fingerprint for each in still]
+    monkeypatch.setattr(tracker_specs, "UPDATES_VERSION", 1)
+    assert [old == each.fingerprint for old, each in zip(before, still, strict=True)] == [
+        True,
+        False,
+    ]
     with pytest.raises(CheckpointError, match="not found"):
         _ = replace(spec, checkpoint=tmp_path / "nowhere").fingerprint
 

@@ -341,6 +341,38 @@ def test_updates_may_leave_block4_as_the_first_frame_made_it() -> None:
     np.testing.assert_allclose(boxes[0], boxes[1], rtol=1e-5)
     assert changed[0] == set(adapted_names(learner.weights, "head+block4", BRANCHES))
     assert changed[1] == set(adapted_names(learner.weights, "head", BRANCHES))
+
+
+def test_updates_of_a_part_never_climb_by_a_rate_below_0() -> None:
+    """Of the output layers here, which all move on the first frame."""
+    learner = initial_learner(
+        small_learner().config,
+        KernelRatesConfig(initial=0.01),
+        adapts="head+block4",
+        generator=torch.Generator().manual_seed(0),
+    )
+    learner.rates["cls.head.output"].neg_()
+    learner.rates["reg.head.output"][1:3].neg_()
+    tracker = OnlineTracker(learner, TrackerConfig(update_interval_frames=1, min_score=-10.0))
+    tracker.start(noise(0), BOX)
+    first = tracker._weights
+    assert not torch.equal(
+        first["cls.head.output.weight"], learner.weights["cls.head.output.weight"]
+    )
+    tracker.follow(noise(1))
+    moved = {
+        name: (first[name] - weight).flatten(1).any(1).tolist()
+        for name, weight in tracker._weights.items()
+        if "output.weight" in name
+    }
+    assert moved == {
+        "cls.head.output.weight": [False],
+        "reg.head.output.weight": [True, False, False, True],
+    }
+
+
+def test_updates_of_a_part_that_is_not_learned_are_refused() -> None:
+    small = small_learner()
     with pytest.raises(ValueError, match=r"or what the checkpoint adapts \('head'\), got 'head"):
         OnlineTracker(small, TrackerConfig(update_adapts="head+block4"))
 

@@ -75,7 +75,7 @@ def test_the_fingerprint_ignores_where_a_run_runs() -> None:
     base = fingerprint(UNUSUAL, "data")
     elsewhere = replace(
         UNUSUAL,
-        scaling=ScalingConfig(use_gpu=True, cuda_graphs=True),
+        scaling=ScalingConfig(use_gpu=True, cuda_graphs=False),
         outer_loop=replace(UNUSUAL.outer_loop, pairs_at_once=2),
         shards="/elsewhere",
         log_every=3,

@@ -42,7 +42,10 @@ class OnlineSpec:
         Raises:
             CheckpointError: there is no checkpoint in the folder.
         """
-        content = {"checkpoint": content_digest(self.checkpoint), "config": asdict(self.config)}
+        content: dict[str, Any] = {
+            "checkpoint": content_digest(self.checkpoint),
+            "config": asdict(self.config),
+        }
         if self.config.update_interval_frames is not None:
             content["updates"] = UPDATES_VERSION
         return _digest(content)

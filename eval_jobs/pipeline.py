@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 
 from data_pipeline.episodes import stack
-from data_pipeline.json_files import StoredFileError
+from data_pipeline.json_files import read_as
 from data_pipeline.shards import read_index, read_manifest
 from data_pipeline.steady_storage import read_file, write_file
 from data_pipeline.synthetic_data import prepare
@@ -280,16 +280,13 @@ def open_run_log(
 
 def _read_evaluation(storage: str, run_id: str) -> EvaluationConfig | None:
     """The evaluation that a run was started with; None where it stopped before it said."""
-    content = read_file(storage, f"{run_id}/{_EVALUATION_FILE}")
-    if content is None:
-        return None
-    try:
-        return _EVALUATION.validate_json(content)
-    except ValueError as error:
-        raise StoredFileError(
-            f"{storage}/{run_id}/{_EVALUATION_FILE}: the evaluation of this release expected, got "
-            f"another ({error!s:.500}). Delete the file to take the command line's."
-        ) from error
+    return read_as(
+        storage,
+        f"{run_id}/{_EVALUATION_FILE}",
+        _EVALUATION.validate_json,
+        expected="the evaluation of this release",
+        remedy="Delete the file to take the command line's.",
+    )
 
 
 def log_adaptation(run_log: RunLog, train: TrainConfig, result: TrainResult) -> None:

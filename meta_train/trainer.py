@@ -22,8 +22,8 @@ import torch
 
 from data_pipeline import ray_stream
 from data_pipeline.episodes import EpisodeBatch
-from data_pipeline.json_files import StoredFileError
-from data_pipeline.steady_storage import read_file, steady, write_file
+from data_pipeline.json_files import read_as
+from data_pipeline.steady_storage import steady, write_file
 from data_pipeline.storage import exists, open_folder
 from data_pipeline.stream import EpisodeStream
 from meta_train.checkpoint import CheckpointError
@@ -86,9 +86,16 @@ def run_config(storage: str, run_id: str) -> TrainConfig:
 
     Raises:
         UnknownRunError: there is none of this id; the message lists those that there are.
+        StoredFileError: its config is not one of this release.
     """
-    text = read_file(storage, f"{run_id}/{_CONFIG_FILE}")
-    if text is None:
+    config = read_as(
+        storage,
+        f"{run_id}/{_CONFIG_FILE}",
+        from_json,
+        expected="the config of a run of this release",
+        remedy="Resume the run with the release that wrote it.",
+    )
+    if config is None:
         filesystem, root = open_folder(storage)
         selector = pyarrow.fs.FileSelector(root, allow_not_found=True)
         folders = [info.base_name for info in filesystem.get_file_info(selector)]
@@ -98,13 +105,7 @@ def run_config(storage: str, run_id: str) -> TrainConfig:
         raise UnknownRunError(
             f"no run {run_id!r} in {storage}; expected one of: {', '.join(known) or '(none yet)'}"
         )
-    try:
-        return from_json(text)
-    except ValueError as error:
-        raise StoredFileError(
-            f"{storage}/{run_id}/{_CONFIG_FILE}: the config of a run of this release expected, got "
-            f"another ({error!s:.500}). Resume the run with the release that wrote it."
-        ) from error
+    return config
 
 
 def fit(

@@ -10,9 +10,9 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from data_pipeline.json_files import StoredFileError
+from data_pipeline.json_files import read_as
 from data_pipeline.manifest import ShardError, read_manifest
-from data_pipeline.steady_storage import read_file, write_file
+from data_pipeline.steady_storage import write_file
 from eval_jobs import pipeline
 from eval_jobs.benchmarks import IncompleteResultsError
 from eval_jobs.constant_rates import best_rate, with_constant_rate
@@ -96,16 +96,13 @@ class StudySettings:
 
 def finished(storage: str, trial_id: str) -> TrialResult | None:
     """The result of a trial that ended well; None where there is none."""
-    text = read_file(storage, f"{trial_id}/{_RESULT_FILE}")
-    if text is None:
-        return None
-    try:
-        return _RESULT.validate_json(text)
-    except ValueError as error:
-        raise StoredFileError(
-            f"{storage}/{trial_id}/{_RESULT_FILE}: the result of a finished trial expected, got "
-            f"another content ({error!s:.500}). Delete the file; the trial is then run again."
-        ) from error
+    return read_as(
+        storage,
+        f"{trial_id}/{_RESULT_FILE}",
+        _RESULT.validate_json,
+        expected="the result of a finished trial",
+        remedy="Delete the file; the trial is then run again.",
+    )
 
 
 def given_checkpoint(folder: str) -> tuple[TrainConfig, TrainResult]:

@@ -43,13 +43,16 @@ class Watch:
     most: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """CPUs held at once, by node; ``all``: on all of them together."""
 
+    holders: dict[str, list[str]] = field(default_factory=dict)
+    """Who held the most, by place: names and ids, with their CPUs and in how many looks so far."""
+
     work: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """What ran, by node: names of actors' classes and tasks, with the number of them."""
 
     looks: int = 0
     """How often Ray was asked."""
 
-    _seen: set[str] = field(default_factory=set)
+    _seen: Counter[str] = field(default_factory=Counter)
     _stop: threading.Event = field(default_factory=threading.Event)
     _error: Exception | None = None
 
@@ -87,16 +90,18 @@ class Watch:
     def _note(self, held: list[tuple[str, str, str, float]]) -> None:
         self.looks += 1
         now: dict[str, float] = defaultdict(float)
+        who: dict[str, list[str]] = defaultdict(list)
         for name, key, node, cpus in held:
             if cpus <= 0:
                 continue
-            now["all"] += cpus
-            now[node] += cpus
-            if key not in self._seen:
-                self._seen.add(key)
-                self.work[node][name] += 1
+            self.work[node][name] += key not in self._seen
+            self._seen[key] += 1
+            for place in ("all", node):
+                now[place] += cpus
+                who[place].append(f"{name} {key[:8]}: {cpus:g} CPUs, look {self._seen[key]} of it")
         for place, cpus in now.items():
-            self.most[place] = max(self.most[place], cpus)
+            if cpus > self.most[place]:
+                self.most[place], self.holders[place] = cpus, who[place]
 
 
 def cpus_of(held: Any) -> float:
@@ -137,8 +142,11 @@ def watch_study(cpus_of_nodes: list[int]) -> None:
     failed = [f"{result.trial_id}: {result.error}" for result in results if result.error]
     assert not failed, failed
     total = sum(cpus_of_nodes)
-    assert 0 < watch.most.pop("all") <= total, "more CPUs were held than there are"
-    crowded = {node: cpus for node, cpus in watch.most.items() if cpus > cpus_of_node[node]}
+    held = watch.most.pop("all")
+    assert 0 < held <= total, f"{held:g} CPUs were held, of {total}: {watch.holders['all']}"
+    crowded = {
+        node: watch.holders[node] for node, n in watch.most.items() if n > cpus_of_node[node]
+    }
     assert not crowded, f"more CPUs were held than these nodes have: {crowded} of {cpus_of_node}"
     trained_on = [node for node, names in watch.work.items() if names["RayTrainWorker"]]
     tracked_on = [node for node, names in watch.work.items() if names["run_and_log"]]

@@ -20,7 +20,7 @@ def read_object(folder: str, name: str) -> dict[str, Any] | None:
         StoredFileError: the file holds something else.
         StorageError: the storage does not answer, again and again.
     """
-    return read_as(
+    return read_parsed(
         folder,
         name,
         _object,
@@ -35,11 +35,11 @@ def _object(text: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(content, dict):
-        raise ValueError(f"a {type(content).__name__}")
+        raise ValueError(f"got a {type(content).__name__}")
     return content
 
 
-def read_as(
+def read_parsed(
     folder: str, name: str, parse: Callable[[bytes], T], *, expected: str, remedy: str
 ) -> T | None:
     """What a file of a folder, a path or URI, holds; None where there is no file.
@@ -62,5 +62,5 @@ def read_as(
         return parse(text)
     except ValueError as error:
         raise StoredFileError(
-            f"{folder}/{name}: {expected} expected, got another content ({error!s:.500}). {remedy}"
+            f"{folder}/{name}: {expected} expected ({error!s:.500}). {remedy}"
         ) from error

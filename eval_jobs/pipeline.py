@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 
 from data_pipeline.episodes import stack
-from data_pipeline.json_files import read_as
+from data_pipeline.json_files import read_parsed
 from data_pipeline.shards import read_index, read_manifest
 from data_pipeline.steady_storage import read_file, write_file
 from data_pipeline.synthetic_data import prepare
@@ -280,7 +280,7 @@ def open_run_log(
 
 def _read_evaluation(storage: str, run_id: str) -> EvaluationConfig | None:
     """The evaluation that a run was started with; None where it stopped before it said."""
-    return read_as(
+    return read_parsed(
         storage,
         f"{run_id}/{_EVALUATION_FILE}",
         _EVALUATION.validate_json,

@@ -27,7 +27,7 @@ from eval_jobs.candidates import (
 )
 from eval_jobs.support_set import SupportSet
 from eval_jobs.tracker_input import check_box, check_image
-from eval_jobs.update_rule import DriftConfig, UpdateGuard, learner_of_part
+from eval_jobs.update_rule import DriftConfig, UpdateGuard
 from meta_train.checkpoint import load_learner
 from meta_train.detectors.backbone import BRANCHES, STRIDE_PX, Branch, Weights, channels_last
 from meta_train.detectors.network import Adapts, Features
@@ -54,9 +54,9 @@ class TrackerConfig:
     """The branches that an online update adapts; the first frame adapts both."""
 
     update_adapts: Adapts | None = "head"
-    """The part that an online update changes: ``head`` leaves block-4 as the first frame made it;
-    None: all that the first frame changes. Not in the paper, which does not say: on real video
-    updates of block-4 do harm (README)."""
+    """The part that an online update changes: ``head`` leaves block-4 as the first frame made it,
+    at the learned rates with 0 for those below; None: all that the first frame changes. Not in the
+    paper, which does not say: on real video updates of block-4 do harm (README)."""
 
     min_score: float = 0.1
     """Where all raw scores are below, the last box is kept (line 6)."""
@@ -233,7 +233,7 @@ class OnlineTracker:
         self._weights = self._descend(support, self.config.first_frame_steps, BRANCHES)  # line 3
         part = self.config.update_adapts
         if part is not None and part != self._learner.adapts:
-            self._online = learner_of_part(self._learner, self._weights, part)
+            self._online = self._learner.partial(self._weights, part)
             support = SupportSet(self._features(images), boxes, max_samples=self.config.max_support)
         self._support = support
         self._guard = UpdateGuard(self.config.drift, self._online, self._weights, support)

@@ -16,7 +16,7 @@ TRACKER_VERSION = 2
 """Rises whenever the same checkpoint and constants would give other boxes."""
 
 UPDATES_VERSION = 2
-"""Alike, of trackers with online updating alone."""
+"""Alike, of trackers whose online updates change a part (`TrackerConfig.update_adapts`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class OnlineSpec:
             "checkpoint": content_digest(self.checkpoint),
             "config": asdict(self.config),
         }
-        if self.config.update_interval_frames is not None:
+        if self.config.update_interval_frames is not None and self.config.update_adapts is not None:
             content["updates"] = UPDATES_VERSION
         return _digest(content)
 

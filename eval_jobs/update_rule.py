@@ -1,31 +1,18 @@
-"""Online updates of a part, and guards against drift: what an update must pass before it counts.
+"""Guards against drift: what an online update must pass before it counts.
 
 Not in the paper, whose updates always count. A tracker that follows the wrong thing adds it to its
 support set and learns it, and so never comes back; the paper's own figures get worse by updating
 the box branch on long sequences (Table 3, LaSOT). Each guard is off unless it is set.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from eval_jobs.support_set import SupportSet
 from meta_train.detectors.backbone import BRANCHES, Weights
-from meta_train.detectors.network import Adapts
 from meta_train.inner_loop import losses, mean_loss
-from meta_train.kernel_rates import descending
 from meta_train.learner import Learner
-
-
-def learner_of_part(learner: Learner, weights: Weights, part: Adapts) -> Learner:
-    """The learner of updates that change less than the first frame did, at rates not below 0.
-
-    Args:
-        learner: what the first frame was learned by.
-        weights: what it made of the network; what updates leave alone stays so.
-        part: what they change.
-    """
-    return replace(learner, weights=weights, adapts=part, rates=descending(learner.rates))
 
 
 @dataclass(frozen=True, kw_only=True)

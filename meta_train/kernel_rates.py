@@ -62,15 +62,6 @@ def learned_names(config: KernelRatesConfig, rates: Rates) -> list[str]:
     return [name for name in rates if name.startswith(prefixes)]
 
 
-def descending(rates: Rates) -> Rates:
-    """The rates with 0 in place of those below it. Not in the paper.
-
-    Where only a part of the weights descends that the rates were learned for. A rate below 0 is a
-    move of all of them together; alone it climbs the loss, step by step.
-    """
-    return {name: rate.clamp(min=0) for name, rate in rates.items()}
-
-
 def rate_of(rates: Rates, name: str, weight: Tensor) -> Float[Tensor, "*broadcasts"]:
     """The rates of one weight (alpha of Eqn. 5), in a shape that broadcasts over the weight's."""
     if name in rates:

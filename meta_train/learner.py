@@ -59,6 +59,15 @@ class Learner:
             rates={name: rate.to(device, dtype) for name, rate in self.rates.items()},
         )
 
+    def partial(self, weights: Weights, adapts: Adapts) -> "Learner":
+        """A learner that goes on from given weights and changes a part of what this one changes.
+
+        Not in the paper: its rates are this one's, with 0 for those below. These were learned with
+        the steps of all weights beside them; where a part steps alone they climb its loss.
+        """
+        rates = {name: rate.clamp(min=0) for name, rate in self.rates.items()}
+        return replace(self, weights=weights, adapts=adapts, rates=rates)
+
     def features(self, images: UInt8[Tensor, "N 3 H W"]) -> Features:
         """Features of RGB crops at the boundary of what adapts, without a graph."""
         with torch.no_grad():

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from pyarrow.fs import LocalFileSystem
 
+from data_pipeline.json_files import read_parsed
 from data_pipeline.steady_storage import write_file
 from data_pipeline.storage import remove_partials
 from meta_train.checkpoint import load, mend_saves, save
@@ -124,10 +125,11 @@ def _claim(config: TrainConfig, folder: Path) -> TrainConfig:
     where it runs.
     """
     path = folder / _CONFIG
-    if not path.exists():
+    found = _kept_config(folder)
+    if found is None:
         write_file(str(folder), _CONFIG, to_json(config).encode())
         return config
-    kept = replace(from_json(path.read_text()), scaling=config.scaling)
+    kept = replace(found, scaling=config.scaling)
     if others := [f.name for f in fields(kept) if getattr(kept, f.name) != getattr(config, f.name)]:
         raise ValueError(
             f"{path}: the run in this folder has other settings than those given, in "
@@ -176,12 +178,24 @@ def run_config(folder: Path) -> TrainConfig:
     """The settings of the run in a folder.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are none, or not of this release.
     """
-    path = folder / _CONFIG
-    if not path.is_file():
-        raise ValueError(f"{path}: the settings of a local run expected, there is no such file")
-    return from_json(path.read_text())
+    config = _kept_config(folder)
+    if config is None:
+        raise ValueError(
+            f"{folder / _CONFIG}: the settings of a local run expected, there is no such file"
+        )
+    return config
+
+
+def _kept_config(folder: Path) -> TrainConfig | None:
+    return read_parsed(
+        str(folder),
+        _CONFIG,
+        from_json,
+        expected="the settings of a local run of this release",
+        remedy="Go on with the release that wrote it; restore the file if it is damaged.",
+    )
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """What a run will cost, before anything of it starts: parameters, operations, memory, time.
 
 Operations and memory are counted on tensors without data (torch's ``meta`` device), at the run's
-own sizes and in fp32 (bf16 holds less); time comes from one timed outer step of one pair on this
-machine, in the run's precision.
+own sizes and in fp32 (bf16 holds less); time comes from one timed outer step on this machine, in
+the run's precision: of one pair, or of as many as CUDA graphs work on at one time.
 """
 
 import time
@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.crops import CROP_SIZE_PX
 from meta_train.baseline_step import batch_gradient
+from meta_train.cuda_graphs import NUM_LANES
 from meta_train.gamma_schedule import gammas
 from meta_train.learner import Learner, initial_learner
 from meta_train.live_memory import LiveMemory
@@ -92,7 +93,7 @@ class Plan:
 
 
 def plan(config: TrainConfig, device: torch.device) -> Plan:
-    """What a run with this config costs; takes one outer step of one pair on ``device``."""
+    """What a run with this config costs; takes two small outer steps on ``device``."""
     outer = config.outer_loop
     learner = random_learner(config)
     num_second = max(
@@ -104,8 +105,10 @@ def plan(config: TrainConfig, device: torch.device) -> Plan:
     used = [name for name, count in num_steps.items() if count]
     flops = {name: _flops(config, learner, name) for name in used}
     timed = used[0]
-    seconds_per_flop = _seconds(config, learner.to(device), timed) / flops[timed]
     share = min(outer.batch_pairs // config.scaling.num_workers, outer.pairs_at_once)
+    with_graphs = device.type == "cuda" and config.scaling.cuda_graphs
+    num_timed = min(share, NUM_LANES) if with_graphs else 1
+    seconds_per_flop = _seconds(config, learner.to(device), timed, num_timed) / flops[timed]
     weights = learner.weights
     return Plan(
         num_weights={
@@ -190,12 +193,12 @@ def peak_bytes(config: TrainConfig, learner: Learner, order: str, num_pairs: int
     return memory.peak_bytes
 
 
-def _seconds(config: TrainConfig, learner: Learner, order: str) -> float:
-    """Of one pair, after a first step that loads what is needed."""
+def _seconds(config: TrainConfig, learner: Learner, order: str, num_pairs: int) -> float:
+    """Of a pair in a step of so many, after a first step that loads what is needed."""
     for _ in range(2):
         before = time.perf_counter()
-        take_step(config, learner, order, 1)
+        take_step(config, learner, order, num_pairs)
         if learner.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - before
-    return seconds
+    return seconds / num_pairs

@@ -22,7 +22,7 @@ import torch
 
 from data_pipeline import ray_stream
 from data_pipeline.episodes import EpisodeBatch
-from data_pipeline.json_files import read_as
+from data_pipeline.json_files import read_parsed
 from data_pipeline.steady_storage import steady, write_file
 from data_pipeline.storage import exists, open_folder
 from data_pipeline.stream import EpisodeStream
@@ -88,12 +88,12 @@ def run_config(storage: str, run_id: str) -> TrainConfig:
         UnknownRunError: there is none of this id; the message lists those that there are.
         StoredFileError: its config is not one of this release.
     """
-    config = read_as(
+    config = read_parsed(
         storage,
         f"{run_id}/{_CONFIG_FILE}",
         from_json,
         expected="the config of a run of this release",
-        remedy="Resume the run with the release that wrote it.",
+        remedy="Resume the run with the release that wrote it; restore the file if it is damaged.",
     )
     if config is None:
         filesystem, root = open_folder(storage)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Generic, Literal, TypeVar
 
 from eval_jobs.pipeline import PipelineConfig
-from eval_jobs.tracker_specs import TRACKER_VERSION
+from eval_jobs.tracker_specs import TRACKER_VERSION, UPDATES_VERSION
 from meta_train.checkpoint import content_digest
 from search_spaces.measures import Measure
 from search_spaces.sequence_parts import TuningConfig
@@ -166,7 +166,7 @@ class Search(Generic[Choice]):
             "checkpoint": content_digest(self.checkpoint) if self.checkpoint else "",
             "synthetic": None if self.base.synthetic is None else asdict(self.base.synthetic),
             "evaluation": asdict(evaluation),
-            "tracker": TRACKER_VERSION,
+            "tracker": [TRACKER_VERSION, UPDATES_VERSION],
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:8]}"

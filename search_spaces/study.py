@@ -19,7 +19,7 @@ from data_pipeline.shards import read_index
 from eval_jobs.benchmarks import select
 from eval_jobs.held_out import require_disjoint
 from eval_jobs.pipeline import PipelineConfig
-from eval_jobs.tracker_specs import TRACKER_VERSION
+from eval_jobs.tracker_specs import TRACKER_VERSION, UPDATES_VERSION
 from meta_train.checkpoint import content_digest
 from meta_train.run_log import flatten_config
 from meta_train.train_config import fingerprint
@@ -290,6 +290,6 @@ def _digest(variant: Variant, training: str, sequences: StudySequences) -> str:
         "evaluation": asdict(evaluation),
         "constant_rates": variant.constant_rates,
         "sequences": sequences.fingerprint,
-        "tracker": TRACKER_VERSION,
+        "tracker": [TRACKER_VERSION, UPDATES_VERSION],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

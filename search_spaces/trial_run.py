@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from data_pipeline.json_files import read_as
+from data_pipeline.json_files import read_parsed
 from data_pipeline.manifest import ShardError, read_manifest
 from data_pipeline.steady_storage import write_file
 from eval_jobs import pipeline
@@ -95,8 +95,12 @@ class StudySettings:
 
 
 def finished(storage: str, trial_id: str) -> TrialResult | None:
-    """The result of a trial that ended well; None where there is none."""
-    return read_as(
+    """The result of a trial that ended well; None where there is none.
+
+    Raises:
+        StoredFileError: its file holds something else.
+    """
+    return read_parsed(
         storage,
         f"{trial_id}/{_RESULT_FILE}",
         _RESULT.validate_json,

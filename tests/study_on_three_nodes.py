@@ -94,11 +94,14 @@ class Watch:
         for name, key, node, cpus in held:
             if cpus <= 0:
                 continue
-            self.work[node][name] += key not in self._seen
+            if key not in self._seen:
+                self.work[node][name] += 1
             self._seen[key] += 1
             for place in ("all", node):
                 now[place] += cpus
-                who[place].append(f"{name} {key[:8]}: {cpus:g} CPUs, look {self._seen[key]} of it")
+                who[place].append(
+                    f"{name} {key[:8]}: {cpus:g} CPUs, seen in {self._seen[key]} looks"
+                )
         for place, cpus in now.items():
             if cpus > self.most[place]:
                 self.most[place], self.holders[place] = cpus, who[place]

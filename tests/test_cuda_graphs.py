@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from meta_train import boundary_gradient, cuda_graphs
+from meta_train import boundary_gradient, cuda_graphs, plan, worker
 from meta_train.boundary_gradient import BoundaryGradient, OuterStep, gradient_from_boundary
 from meta_train.cuda_graphs import Found, Graphs, in_turn
 from meta_train.detectors.backbone import BRANCHES, BackboneConfig
@@ -30,6 +30,7 @@ from meta_train.detectors.network import (
 from meta_train.detectors.retina import Retina, RetinaConfig
 from meta_train.kernel_rates import KernelRatesConfig, initial_rates
 from meta_train.task_gradient import Task
+from meta_train.train_config import ScalingConfig, TrainConfig
 
 SLIM = NetworkConfig(
     backbone=BackboneConfig(width=2, weights="random"), head=HeadConfig(hidden_channels=4)
@@ -263,6 +264,21 @@ def test_a_detector_that_compares_by_identity_has_no_graphs(
     assert known == cuda_graphs.GRAPHS.replayed
     off = replace(setup, cuda_graphs=False)
     assert boundary_gradient._over_pairs(off, DETECTORS["fcos"], torch.device("cuda")) is in_turn
+
+
+@pytest.mark.parametrize("cuda_graphs", [True, False])
+def test_the_setting_reaches_the_outer_step(
+    monkeypatch: pytest.MonkeyPatch, cuda_graphs: bool
+) -> None:
+    """Of a run, and of its plan."""
+    config = TrainConfig(
+        detector=DETECTORS["fcos"].config, scaling=ScalingConfig(cuda_graphs=cuda_graphs)
+    )
+    assert worker._setup(config, 0).cuda_graphs == cuda_graphs
+    planned: list[OuterStep] = []
+    monkeypatch.setattr(plan, "meta_gradient", lambda *args: planned.append(args[-1]))
+    plan.take_step(config, plan.random_learner(config), "first", 1)
+    assert [setup.cuda_graphs for setup in planned] == [cuda_graphs]
 
 
 @pytest.mark.gpu

@@ -15,7 +15,7 @@ from data_pipeline.crops import cut, search_window, zooms
 from eval_jobs.tracker import OnlineTracker, TrackerConfig, TrackingError
 from eval_jobs.tracker_input import check_image
 from meta_train.detectors.backbone import BRANCHES, Weights
-from meta_train.detectors.network import adapted_names
+from meta_train.detectors.network import Adapts, adapted_names
 from meta_train.kernel_rates import KernelRatesConfig
 from meta_train.learner import Learner, initial_learner
 
@@ -343,17 +343,24 @@ def test_updates_may_leave_block4_as_the_first_frame_made_it() -> None:
     assert changed[1] == set(adapted_names(learner.weights, "head", BRANCHES))
 
 
-def test_updates_of_a_part_never_climb_by_a_rate_below_0() -> None:
-    """Of the output layers here, which all move on the first frame."""
+@pytest.mark.parametrize(
+    ("adapts", "update_adapts", "climbs"),
+    [("head+block4", "head", False), ("head+block4", None, True), ("head", "head", True)],
+)
+def test_rates_below_0_are_left_out_of_updates_of_a_part(
+    adapts: Adapts, update_adapts: Adapts | None, climbs: bool
+) -> None:
+    """Of the output layers here. The first frame is learned by all, and so is what is no part."""
     learner = initial_learner(
         small_learner().config,
         KernelRatesConfig(initial=0.01),
-        adapts="head+block4",
+        adapts=adapts,
         generator=torch.Generator().manual_seed(0),
     )
     learner.rates["cls.head.output"].neg_()
     learner.rates["reg.head.output"][1:3].neg_()
-    tracker = OnlineTracker(learner, TrackerConfig(update_interval_frames=1, min_score=-10.0))
+    config = TrackerConfig(update_interval_frames=1, min_score=-10.0, update_adapts=update_adapts)
+    tracker = OnlineTracker(learner, config)
     tracker.start(noise(0), BOX)
     first = tracker._weights
     assert not torch.equal(
@@ -366,8 +373,8 @@ def test_updates_of_a_part_never_climb_by_a_rate_below_0() -> None:
         if "output.weight" in name
     }
     assert moved == {
-        "cls.head.output.weight": [False],
-        "reg.head.output.weight": [True, False, False, True],
+        "cls.head.output.weight": [climbs],
+        "reg.head.output.weight": [True, climbs, climbs, True],
     }
 
 

@@ -87,6 +87,11 @@ def test_the_fingerprint_ignores_where_a_run_runs() -> None:
     assert fingerprint(longer, "data") != base
 
 
+def test_the_fingerprint_stays_from_release_to_release() -> None:
+    """Else nobody's finished trainings are found again. Where it must change, say so to users."""
+    assert fingerprint(TrainConfig(shards="x"), "d") == "50db4f71a1da370b"
+
+
 def test_a_training_of_other_draws_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = fingerprint(TrainConfig(shards="shards"), "data")
     monkeypatch.setattr("meta_train.train_config.SAMPLING_VERSION", 1)

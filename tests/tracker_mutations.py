@@ -291,6 +291,20 @@ MUTATIONS = (
         "self._support, config.update_steps, BRANCHES",
     ),
     Mutation(
+        "15",
+        "an update of the heads climbs by learned rates below 0",
+        TRACKER,
+        "self._learner.partial(self._weights, part)",
+        "replace(self._learner, weights=self._weights, adapts=part)",
+    ),
+    Mutation(
+        "15",
+        "where heads alone adapt, rates below 0 are left out too",
+        TRACKER,
+        "if part is not None and part != self._learner.adapts:",
+        "if part is not None:",
+    ),
+    Mutation(
         "state",
         "a new target starts from the last one's weights",
         TRACKER,

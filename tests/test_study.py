@@ -134,6 +134,15 @@ def test_a_trial_id_names_its_variant_and_all_that_its_numbers_depend_on() -> No
     assert len({*first, *(name for other in others[1:] for name in ids(other))}) == 8
 
 
+@pytest.mark.parametrize("version", ["TRACKER_VERSION", "UPDATES_VERSION"])
+def test_a_tracker_of_another_version_is_tried_anew(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    before = trials(study_of(cell("one", 1)))[0].trial_id
+    monkeypatch.setattr(f"search_spaces.study.{version}", 99)
+    assert trials(study_of(cell("one", 1)))[0].trial_id != before
+
+
 def test_more_seeds_keep_the_trials_that_there_were() -> None:
     few = {trial.trial_id for trial in trials(study_of(cell("one", 1), seeds=(0,)))}
     more = trials(study_of(cell("one", 1), seeds=(0, 1)))

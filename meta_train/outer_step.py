@@ -166,19 +166,24 @@ def meta_gradient(
 
 
 def added(parts: list[MetaGradient]) -> MetaGradient:
-    """Gradients of shares of a batch, as the gradient of the batch."""
+    """Gradients of shares of a batch, as the gradient of the batch.
+
+    Every other one first, as two workers share a batch: where each part is a pair, they and a single
+    worker add up in the same order and so train alike, bit for bit.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    one, other = added(parts[0::2]), added(parts[1::2])
 
     def field(name: str) -> dict[str, Tensor]:
-        keys = getattr(parts[0], name)
-        return {
-            key: torch.stack([getattr(part, name)[key] for part in parts]).sum(0) for key in keys
-        }
+        first, second = getattr(one, name), getattr(other, name)
+        return {key: first[key] + second[key] for key in first}
 
     return MetaGradient(
         weights=field("weights"),
         rates=field("rates"),
         query_losses=field("query_losses"),
-        num_pairs=torch.stack([part.num_pairs for part in parts]).sum(),
+        num_pairs=one.num_pairs + other.num_pairs,
     )
 
 

@@ -245,7 +245,8 @@ def _gradient(
 def _over_workers(mine: MetaGradient, notices: int) -> tuple[MetaGradient, Tensor]:
     """All workers' gradients and notices added up; so all save a checkpoint at the same step."""
     fields = (mine.weights, mine.rates, mine.query_losses)
-    tensors = [tensor for field in fields for tensor in field.values()]
+    # In one order of memory, in which their norm is computed, however many workers there are.
+    tensors = [tensor.contiguous() for field in fields for tensor in field.values()]
     notices_here = mine.num_pairs.new_full((), notices)
     *sums, num_pairs, num_notices = sum_over_workers([*tensors, mine.num_pairs, notices_here])
     total = iter(sums)

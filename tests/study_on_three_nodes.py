@@ -1,23 +1,25 @@
-"""Runs a study on one node of two CPUs and on three nodes, and watches what runs where.
+"""Runs a study on one node of two CPUs and on three nodes, and reads from Ray what ran where.
 
 python tests/study_on_three_nodes.py              # minutes on two cores
 python tests/study_on_three_nodes.py --nodes 2    # one cluster only, with so many CPUs a node
 
 Eight trainings are queued with no setting changed: the study must end (as many drivers as CPUs
 could wait for workers for ever), never hold more CPUs than there are, in all and on any node, and
-use every node. What ran comes from Ray's own state: its actors and tasks, with their resources.
+use every node. What held CPUs, and from when to when, comes from Ray's own records of its tasks and
+actors, once the study has ended: a list of what runs now still holds what has ended just before.
 """
 
 import argparse
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.state import actors  # the public list of actors has no times
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_tasks
 from tiny_study import BASE
@@ -33,78 +35,82 @@ from search_spaces.tune_trials import DRIVER_RESOURCES, grouped
 SEEDS = (0, 1)
 NUM_QUEUED = 8
 STORE_BYTES = 200 * 2**20
-LOOK_EVERY_SECONDS = 0.25
+MOST_RECORDS = 10_000
+RECORDS_SECONDS = 3.0
+"""By when workers have told Ray what they did; they do so each second."""
 
 
-@dataclass
-class Watch:
-    """What was seen to hold CPUs, in a thread of its own."""
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A task or an actor that held CPUs."""
 
-    most: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """CPUs held at once, by node; ``all``: on all of them together."""
+    name: str
+    """Of the task, or of the actor's class."""
 
-    holders: dict[str, list[str]] = field(default_factory=dict)
-    """Who held the most, by place: names and ids, with their CPUs and in how many looks so far."""
+    node: str
+    """Id of the node it ran on."""
 
-    work: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """What ran, by node: names of actors' classes and tasks, with the number of them."""
+    cpus: float
+    """How many it held."""
 
-    looks: int = 0
-    """How often Ray was asked."""
+    start_ms: int
+    """When it began to run."""
 
-    _seen: Counter[str] = field(default_factory=Counter)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _error: Exception | None = None
+    end_ms: int
+    """When it ended."""
 
-    def __enter__(self) -> "Watch":
-        """Starts to look."""
-        self._thread = threading.Thread(target=self._watch_or_keep_error, daemon=True)
-        self._thread.start()
-        return self
 
-    def __exit__(self, *error: Any) -> None:
-        """Looks no more; what stopped it from looking is raised."""
-        self._stop.set()
-        self._thread.join()
-        if self._error is not None and error == (None, None, None):
-            raise RuntimeError("the cluster was not watched to the end") from self._error
+def holders() -> list[Holder]:
+    """All tasks and actors of this cluster that held CPUs, from their begin to their end."""
+    time.sleep(RECORDS_SECONDS)
+    now_ms = round(time.time() * 1000)
+    asked: dict[str, Any] = {
+        "address": ray.get_runtime_context().gcs_address,  # else any cluster on this machine
+        "detail": True,
+        "limit": MOST_RECORDS,
+        "timeout": 120,
+    }
+    found = [
+        Holder(
+            name=task.name,
+            node=task.node_id,
+            cpus=cpus_of(task),
+            start_ms=task.start_time_ms,
+            end_ms=task.end_time_ms or now_ms,
+        )
+        for task in list_tasks(filters=[("type", "=", "NORMAL_TASK")], **asked)
+        if task.node_id and task.start_time_ms and cpus_of(task)
+    ]
+    times = actors()
+    found += [
+        Holder(
+            name=actor.class_name,
+            node=actor.node_id,
+            cpus=cpus_of(actor),
+            start_ms=times[actor.actor_id]["StartTime"],
+            end_ms=times[actor.actor_id]["EndTime"] or now_ms,
+        )
+        for actor in list_actors(**asked)
+        if times[actor.actor_id]["StartTime"] and cpus_of(actor)
+    ]
+    return found
 
-    def _watch_or_keep_error(self) -> None:
-        try:
-            self._watch()
-        except Exception as error:
-            self._error = error
 
-    def _watch(self) -> None:
-        while not self._stop.wait(LOOK_EVERY_SECONDS):
-            actors = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
-            tasks = list_tasks(
-                filters=[("state", "=", "RUNNING"), ("type", "=", "NORMAL_TASK")],
-                detail=True,
-                limit=1000,
-            )
-            held = [(each.class_name, each.actor_id, each.node_id, each) for each in actors]
-            held += [(each.name, each.task_id, each.node_id, each) for each in tasks]
-            self._note([(name, key, node, cpus_of(each)) for name, key, node, each in held])
+def most_at_once(held: Iterable[Holder]) -> tuple[float, list[Holder]]:
+    """The most CPUs that were held at one moment, and by whom; who ends makes room for who starts.
 
-    def _note(self, held: list[tuple[str, str, str, float]]) -> None:
-        self.looks += 1
-        now: dict[str, float] = defaultdict(float)
-        who: dict[str, list[str]] = defaultdict(list)
-        for name, key, node, cpus in held:
-            if cpus <= 0:
-                continue
-            if key not in self._seen:
-                self.work[node][name] += 1
-            self._seen[key] += 1
-            for place in ("all", node):
-                now[place] += cpus
-                who[place].append(
-                    f"{name} {key[:8]}: {cpus:g} CPUs, seen in {self._seen[key]} looks"
-                )
-        for place, cpus in now.items():
-            if cpus > self.most[place]:
-                self.most[place], self.holders[place] = cpus, who[place]
+    >>> one = Holder(name="one", node="n", cpus=1.0, start_ms=0, end_ms=5)
+    >>> after, beside = replace(one, start_ms=5, end_ms=9), replace(one, start_ms=4, end_ms=6)
+    >>> most_at_once([one, after])[0], most_at_once([one, after, beside])[0]
+    (1.0, 2.0)
+    """
+    held = list(held)
+    moments = [
+        [each for each in held if each.start_ms <= start < each.end_ms]
+        for start in {each.start_ms for each in held}
+    ]
+    most = max(moments, key=lambda there: sum(each.cpus for each in there), default=[])
+    return sum(each.cpus for each in most), most
 
 
 def cpus_of(held: Any) -> float:
@@ -136,29 +142,28 @@ def watch_study(cpus_of_nodes: list[int]) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="study-nodes-") as name:
             began = time.monotonic()
-            with Watch() as watch:
-                results = run_study(Path(name))
+            results = run_study(Path(name))
             seconds = time.monotonic() - began
+            held = holders()
     finally:
         ray.shutdown()
         cluster.shutdown()
     failed = [f"{result.trial_id}: {result.error}" for result in results if result.error]
     assert not failed, failed
-    total = sum(cpus_of_nodes)
-    held = watch.most.pop("all")
-    assert 0 < held <= total, f"{held:g} CPUs were held, of {total}: {watch.holders['all']}"
-    crowded = {
-        node: watch.holders[node] for node, n in watch.most.items() if n > cpus_of_node[node]
-    }
-    assert not crowded, f"more CPUs were held than these nodes have: {crowded} of {cpus_of_node}"
-    trained_on = [node for node, names in watch.work.items() if names["RayTrainWorker"]]
-    tracked_on = [node for node, names in watch.work.items() if names["run_and_log"]]
+    most, at_once = most_at_once(held)
+    assert 0 < most <= sum(cpus_of_nodes), f"{most:g} CPUs were held at once, by {at_once}"
     print(f"nodes of {cpus_of_nodes} CPUs: {len(results)} trials in {seconds:.0f} s")
-    for node, names in sorted(watch.work.items()):
-        print(f"  {node[:8]} held at most {watch.most[node]:g} CPUs: {dict(names)}")
-    assert len(trained_on) == len(cpus_of_nodes), "not all nodes trained"
-    assert len(tracked_on) == len(cpus_of_nodes), "not all nodes tracked"
-    print(f"  at most {total} CPUs at once in {watch.looks} looks; all nodes trained and tracked")
+    work: dict[str, Counter[str]] = defaultdict(Counter)
+    for each in held:
+        work[each.node][each.name] += 1
+    for node, names in sorted(work.items()):
+        most_here, at_once = most_at_once(each for each in held if each.node == node)
+        print(f"  {node[:8]} held at most {most_here:g} CPUs: {dict(names)}")
+        assert most_here <= cpus_of_node[node], f"more than its {cpus_of_node[node]}: {at_once}"
+    for name in ("RayTrainWorker", "run_and_log"):
+        places = [node for node, names in work.items() if names[name]]
+        assert len(places) == len(cpus_of_nodes), f"{name} on {places} only"
+    print(f"  at most {most:g} CPUs at once; all nodes trained and tracked")
 
 
 def run_study(folder: Path) -> tuple[Any, ...]:

@@ -116,12 +116,13 @@ def lasot_curves(
 ) -> Curves:
     """LaSOT's one-pass curves: OTB's, with absent frames left out of the hits.
 
-    The denominator stays the number of all frames, as in the official toolkit.
+    The denominator stays the number of all frames, and boxes beyond the last annotation are left
+    out, as in the official toolkit.
 
     Raises:
-        ValueError: another number of boxes or flags than annotations, or none at all.
+        ValueError: fewer boxes than annotations, another number of flags, or none at all.
     """
-    return _curves(predicted, truth, counted=~absent)
+    return _curves(predicted[: len(truth)], truth, counted=~absent)
 
 
 def mean_curves(curves: Sequence[Curves]) -> Curves:
@@ -144,7 +145,8 @@ def mean_curves(curves: Sequence[Curves]) -> Curves:
 def repair(
     predicted: Float[ndarray, "frames 4"], truth: Float[ndarray, "frames 4"]
 ) -> Float[ndarray, "frames 4"]:
-    """The boxes that are scored: row 0 is the ground truth, an invalid row repeats the one before.
+    """The boxes that are scored: an invalid row repeats the one before, then row 0 becomes the
+    ground truth. So an invalid row 1 repeats what the tracker gave for row 0, as in the toolkits.
 
     A row is invalid where a number is NaN or the width or height is not positive. Where the ground
     truth itself is NaN nothing is repeated.
@@ -155,9 +157,9 @@ def repair(
     repeats = invalid & ~np.isnan(truth).any(axis=1)
     repeats[0] = False
     source = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(predicted))))
-    boxes = predicted.copy()
+    boxes = predicted[source]
     boxes[0] = truth[0]
-    return boxes[source]
+    return boxes
 
 
 def overlaps(

@@ -91,8 +91,10 @@ def legacy_overlap(
     ]
     if last_pixel is not None:
         around = [window & Window(0, 0, *last_pixel) for window in around]
-    # Here a window's sides are lines between pixels: touching ones share nothing.
-    if any(min(window.width, window.height) < 2 for window in (*around, around[0] & around[1])):
+    # Here a window's sides are lines between pixels: touching ones share nothing. But of two
+    # without extent the original code divides 0 by 0, takes it for an overlap and counts pixels.
+    extents = [min(window.width, window.height) - 1 for window in (*around, around[0] & around[1])]
+    if min(extents[:2]) < 0 or (max(extents[:2]) > 0 and min(extents) < 1):
         return 0.0
     window = around[0] | around[1]
     # Half a pixel is rounded away from zero, after the window's corner has become the origin.
@@ -117,9 +119,12 @@ def official_overlap(
     regions = [region.astype(np.float32) for region in regions]
     windows = [_official_window(region) for region in regions]
     window = windows[0] | windows[1]
+    # As the toolkit has it: what lies in one line overlaps all, at the image's edge nothing.
+    if min(window.width, window.height) <= 1:
+        return 1.0
     if image_size is not None:
         window = window & Window(0, 0, image_size[0] - 1, image_size[1] - 1)
-    if min(window.width, window.height) < 1:
+    if min(window.width, window.height) <= 1:
         return 0.0
     spans = [
         _fill_rectangle(own, window)

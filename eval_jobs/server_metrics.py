@@ -116,14 +116,19 @@ def trackingnet_curves(
     """TrackingNet's curves of one sequence.
 
     All boxes are rounded to whole pixels, row 0 is the ground truth, and nothing is repaired. Where
-    a number is missing the server takes the other box's instead, which is kept here.
+    a number is missing the server takes the other box's instead, which is kept here. Frames behind
+    the last box count as misses, boxes behind the last annotation are left out.
 
     Raises:
-        ValueError: another number of boxes than annotations, or none at all.
+        ValueError: no box, or no annotation.
     """
-    _check_counts(predicted, truth, np.ones(len(truth), dtype=bool))
-    truth = np.rint(truth)
-    boxes = np.concatenate([truth[:1], np.rint(predicted[1:])])
+    if not len(predicted) or not len(truth):
+        raise ValueError(
+            f"at least one box and one annotation expected, got {len(predicted)} and {len(truth)}"
+        )
+    num_frames = len(truth)
+    truth, predicted = np.rint(truth[: len(predicted)]), np.rint(predicted[:num_frames])
+    boxes = np.concatenate([truth[:1], predicted[1:]])
     near = np.fmax(boxes[:, :2], truth[:, :2])
     far = np.fmin(boxes[:, :2] + boxes[:, 2:], truth[:, :2] + truth[:, 2:])
     shared = np.maximum(far - near, 0.0).prod(axis=1)
@@ -133,10 +138,10 @@ def trackingnet_curves(
         error = np.sqrt((difference**2).sum(axis=1))
         scaled = np.sqrt((difference / truth[:, 2:] * difference / truth[:, 2:]).sum(axis=1))
     return TrackingNetCurves(
-        success=share(overlap[:, None] >= SUCCESS_THRESHOLDS, len(truth)),
-        precision=share(error[:, None] <= TRACKINGNET_THRESHOLDS_PX, len(truth)),
+        success=share(overlap[:, None] >= SUCCESS_THRESHOLDS, num_frames),
+        precision=share(error[:, None] <= TRACKINGNET_THRESHOLDS_PX, num_frames),
         normalized_precision=share(
-            scaled[:, None] <= TRACKINGNET_NORMALIZED_THRESHOLDS, len(truth)
+            scaled[:, None] <= TRACKINGNET_NORMALIZED_THRESHOLDS, num_frames
         ),
     )
 

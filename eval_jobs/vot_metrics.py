@@ -130,7 +130,7 @@ def paper_eao(measured: VotRuns, lengths: tuple[int, int] = VOT2018_LENGTHS) -> 
 
 
 def paper_eao_curve(measured: VotRuns) -> Float[ndarray, "lengths"]:
-    """Expected overlap up to each frame of a sequence; index 0 is the start itself.
+    """Expected overlap up to each frame of a sequence; index 0, the start itself, is 1.
 
     A fragment goes from one start to the next one, which it includes. Frames without a box count
     zero, and so does all that would follow a failure.
@@ -150,9 +150,14 @@ def paper_eao_curve(measured: VotRuns) -> Float[ndarray, "lengths"]:
             for start, following in zip(starts, [*starts[1:], None], strict=True):
                 fragments.append(overlaps[start : None if following is None else following + 1])
                 failed.append(following is not None)
-                weights.append(1 / len(runs))
+                rest = len(run.codes) - start
+                # The legacy code counts a frame behind the sequence, which then has no weight.
+                behind = following == len(run.codes)
+                weights.append((rest / (rest + 1) if behind else 1.0) / len(runs))
     longest = int(_lengths(measured).max())
-    return _expected_overlap(fragments, np.array(failed), np.array(weights), longest)
+    curve = _expected_overlap(fragments, np.array(failed), np.array(weights), longest)
+    curve[0] = 1.0
+    return curve
 
 
 def official_accuracy(measured: VotRuns, burn_in_frames: int = VOT_RESETS.burn_in_frames) -> float:

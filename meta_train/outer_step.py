@@ -168,8 +168,8 @@ def meta_gradient(
 def added(parts: list[MetaGradient]) -> MetaGradient:
     """Gradients of shares of a batch, as the gradient of the batch.
 
-    Every other one first, as two workers share a batch: where each part is a pair, they and a single
-    worker add up in the same order and so train alike, bit for bit.
+    Every other one first, as two workers share a batch: where each part is a pair, they and a
+    single worker add up in the same order and so train alike, bit for bit.
     """
     if len(parts) == 1:
         return parts[0]

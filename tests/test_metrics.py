@@ -77,7 +77,8 @@ def test_first_row_is_the_ground_truth_and_bad_rows_repeat() -> None:
             [1.0, 1.0, 5.0, -2.0],
         ]
     )
-    expected = [truth[0], truth[0], predicted[2], predicted[2], predicted[2]]
+    # Row 1 repeats the tracker's own row 0: only then does that become the ground truth.
+    expected = [truth[0], predicted[0], predicted[2], predicted[2], predicted[2]]
     np.testing.assert_array_equal(repair(predicted, truth), expected)
 
 
@@ -98,6 +99,14 @@ def test_absent_frames_leave_the_hits_and_stay_in_the_count() -> None:
 def test_another_number_of_boxes_is_an_error_never_cut(count: int) -> None:
     with pytest.raises(ValueError, match=f"got {count} boxes for 3 annotations"):
         otb_curves(np.ones((count, 4)), np.ones((3, 4)))
+
+
+def test_lasot_cuts_what_follows_the_last_annotation_and_asks_for_the_rest() -> None:
+    truth, absent = np.tile([10.0, 10.0, 5.0, 5.0], (3, 1)), np.zeros(3, dtype=bool)
+    longer = np.concatenate([truth, [[90.0, 90.0, 5.0, 5.0]]])
+    assert AUC.read(lasot_curves(longer, truth, absent)) == pytest.approx(20 / 21)
+    with pytest.raises(ValueError, match="got 2 boxes for 3 annotations"):
+        lasot_curves(truth[:2], truth, absent)
 
 
 def test_sequences_weigh_the_same_however_long() -> None:

@@ -52,6 +52,16 @@ def test_got10k_labels_may_be_missing(
     assert track.category == ""
 
 
+def test_got10k_val_is_scored_by_cover_alone(
+    make_dataset: Callable[[str, Path], str], tmp_path: Path
+) -> None:
+    make_dataset("got10k", tmp_path)
+    (tmp_path / "train").rename(tmp_path / "val")
+    assert next(got10k.read(tmp_path, "val")).visible.tolist() == [True, True, False]
+    (tmp_path / "val" / "video_b" / "cover.label").unlink()
+    assert next(got10k.read(tmp_path, "val")).visible.tolist() == [True, False, True]
+
+
 def test_got10k_test_split_knows_the_first_box_only(
     make_dataset: Callable[[str, Path], str], tmp_path: Path
 ) -> None:

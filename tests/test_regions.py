@@ -27,6 +27,47 @@ def test_overlaps_are_those_of_the_toolkits(case: dict[str, Any]) -> None:
     assert overlaps_of(case) == pytest.approx(case["expected"], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "official", "bounded"),
+    [
+        ([99, 10, 20, 20], [99, 10, 20, 20], 1.0, 0.0),
+        ([10, 74, 20, 20], [15, 74, 20, 20], 0.6, 0.0),
+        ([-19, 10, 20, 20], [-19, 12, 20, 20], 9 / 11, 0.0),
+        ([10, 10, 1, 20], [10, 15, 1, 20], 1.0, 1.0),
+        ([10, 10, 0, 0], [10, 10, 1, 1], 1.0, 1.0),
+        ([10, 10, 2, 20], [10, 10, 2, 20], 1.0, 1.0),
+    ],
+)
+def test_one_line_of_pixels_overlaps_as_in_today_s_toolkit(
+    a: list[float], b: list[float], official: float, bounded: float
+) -> None:
+    """What vot-toolkit's own function gives, in an image of 100x75."""
+    expected = {"vot_toolkit_0.9.0_unbounded": official, "vot_toolkit_0.9.0_bounded": bounded}
+    found = overlaps_of({"a": a, "b": b, "image_size": [100, 75]})
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "by_size", "by_last_pixel"),
+    [
+        ([100, 12, 20, 20], [100, 10, 20, 20], 19 / 23, 0.0),
+        ([99, 12, 20, 20], [99, 10, 20, 20], 19 / 23, 19 / 23),
+        ([50, -20, 20, 20], [52, -20, 20, 20], 19 / 23, 19 / 23),
+        ([100, 12, 20, 20], [90, 10, 20, 20], 0.0, 0.0),
+    ],
+)
+def test_regions_without_extent_in_the_image_overlap_as_in_the_legacy_code(
+    a: list[float], b: list[float], by_size: float, by_last_pixel: float
+) -> None:
+    """What region.c gives, in an image of 100x75: 0 / 0 of their surrounding boxes is no 0."""
+    expected = {
+        "pysot_region_bounded_wh": by_size,
+        "pysot_region_bounded_wh_minus_1": by_last_pixel,
+    }
+    found = overlaps_of({"a": a, "b": b, "image_size": [100, 75]})
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
 def test_legacy_counts_both_borders_and_today_s_toolkit_one() -> None:
     first, second = np.array([10.0, 10.0, 30.0, 30.0]), np.array([15.0, 15.0, 35.0, 35.0])
     legacy = legacy_overlap(rectangle_corners(first), rectangle_corners(second))

@@ -91,9 +91,17 @@ def test_trackingnet_gives_a_perfect_tracker_everything() -> None:
 def test_another_number_of_boxes_is_an_error_never_cut(count: int) -> None:
     truth = np.tile(BOX, (3, 1))
     with pytest.raises(ValueError, match=f"got {count} boxes for 3 annotations"):
-        trackingnet_curves(np.ones((count, 4)), truth)
-    with pytest.raises(ValueError, match=f"got {count} boxes for 3 annotations"):
         got10k_overlaps(np.ones((count, 4)), truth, np.ones(3, dtype=bool), (9, 9))
+
+
+def test_trackingnet_cuts_boxes_and_counts_missing_ones_as_misses() -> None:
+    truth = np.tile(BOX, (4, 1))
+    longer = trackingnet_curves(np.tile(BOX, (5, 1)), truth)
+    shorter = trackingnet_curves(truth[:3], truth)
+    for metric in (TRACKINGNET_AUC, TRACKINGNET_PRECISION, TRACKINGNET_NORMALIZED_PRECISION):
+        assert [metric.read(longer), metric.read(shorter)] == pytest.approx([1, 0.75])
+    with pytest.raises(ValueError, match="got 0 and 4"):
+        trackingnet_curves(truth[:0], truth)
 
 
 @pytest.mark.filterwarnings("error")

@@ -94,6 +94,16 @@ def test_expected_overlap_by_hand() -> None:
     assert np.isnan(paper_eao(failing))  # shorter than 100 frames
 
 
+def test_a_restart_behind_the_sequence_weighs_as_in_the_legacy_code() -> None:
+    """Of the first run's 7 frames and the one behind them, 7 of 8 have a weight."""
+    failing, whole = measured(run("1T20000")), measured(run("1TTTT", 1.0))
+    curve = paper_eao_curve(pool_vot_runs([failing, whole]))
+    assert curve[0] == 1.0
+    weight = 7 / 8
+    assert curve[1] == pytest.approx((weight * 0.5 + 1) / (weight + 1))
+    assert curve[3] == pytest.approx((weight * 0.5 / 3 + 1) / (weight + 1))
+
+
 def test_repetitions_share_a_sequence_s_weight() -> None:
     """Three equal runs over one sequence weigh as much as a single run over another."""
     many = measured(*[run("1TTT", 0.9)] * 3)

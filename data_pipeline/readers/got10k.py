@@ -30,7 +30,8 @@ def read(folder: Path, split: str = "train", *, dataset: str = "got10k") -> Iter
     """The tracks of one split, in the order of its ``list.txt``. Opens no image.
 
     A frame counts as visible unless ``absence.label`` is 1 or ``cover.label`` is 0 there; either
-    file may be missing. Boxes (x, y, w, h, 0-based) become xyxy.
+    file may be missing. ``val``, which is scored, goes by ``cover.label`` alone where it exists, as
+    the official code does. Boxes (x, y, w, h, 0-based) become xyxy.
 
     Args:
         folder: the dataset's folder.
@@ -53,17 +54,19 @@ def find_splits(folder: Path) -> tuple[str, ...]:
 def list_videos(folder: Path, split: str, *, dataset: str = "got10k") -> Iterator[VideoReader]:
     """The videos of a split, each to be read when called."""
     for name in read_names(folder / split / "list.txt"):
-        yield partial(_read_video, folder / split / name, dataset, hidden=split == "test")
+        yield partial(_read_video, folder / split / name, dataset, split)
 
 
-def _read_video(folder: Path, dataset: str, *, hidden: bool) -> Iterator[Track]:
+def _read_video(folder: Path, dataset: str, split: str) -> Iterator[Track]:
     images = find_images(folder)
     boxes = xywh_to_xyxy(read_rows(folder / "groundtruth.txt", "x,y,w,h"))
-    if hidden:
+    if split == "test":
         boxes = hide_later_boxes(boxes, len(images))
     expect_count(folder / "groundtruth.txt", len(boxes), len(images), "boxes")
-    visible = _read_labels(folder / "absence.label", len(images), default=0) == 0
-    visible &= _read_labels(folder / "cover.label", len(images), default=8) > 0
+    visible = _read_labels(folder / "cover.label", len(images), default=8) > 0
+    present = _read_labels(folder / "absence.label", len(images), default=0) == 0
+    if split != "val" or not (folder / "cover.label").is_file():
+        visible &= present
     yield Track(
         dataset=dataset,
         video=folder.name,

@@ -215,6 +215,8 @@ def database(empty_database: Path, tmp_path: Path) -> str:
 def ray_session() -> Iterator[None]:
     """One local Ray with two CPUs for all tests marked ``ray``."""
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # as `ray_session` has it
+    # Ray's workers are polite; beside the other tests, on two cores, they would hardly come to run.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
         address="local",
         num_cpus=2,

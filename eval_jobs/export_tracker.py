@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 
 from data_pipeline.clear_errors import clear_errors
-from meta_train.checkpoint import Checkpoint, load, save
+from meta_train.checkpoint import FILES, Checkpoint, CheckpointError, load, save
 
 
 def export_tracker(checkpoint: Path | str, output: Path) -> Path:
@@ -19,12 +19,21 @@ def export_tracker(checkpoint: Path | str, output: Path) -> Path:
 
     Args:
         checkpoint: its folder, or URI.
-        output: the new folder; one that is there is replaced.
+        output: a new or empty folder, or an earlier export, which is replaced.
 
     Raises:
-        CheckpointError: the checkpoint is missing, cut short or changed, or the disk is full.
+        CheckpointError: the checkpoint is missing, cut short or changed, or cannot be read; the
+            output holds something else, or cannot be written.
+        ValueError: the URI holds a secret.
     """
-    found = load(checkpoint)
+    _expect_replaceable(output)
+    try:
+        found = load(checkpoint)
+    except OSError as error:
+        raise CheckpointError(
+            f"{checkpoint}: a checkpoint that can be read expected ({error!s:.500}). Use another "
+            "one, or mend its name"
+        ) from error
     network = found.config.detector.network
     weights = network.backbone.weights  # the path of a file, it may be
     network = replace(network, backbone=replace(network.backbone, weights=Path(weights).name))
@@ -38,16 +47,40 @@ def export_tracker(checkpoint: Path | str, output: Path) -> Path:
         optimizer={},
         iteration=found.iteration,
     )
-    return save(exported, output)
+    try:
+        return save(exported, output)
+    except OSError as error:
+        raise CheckpointError(
+            f"{output}: a folder that can be written expected ({error.strerror}). Give another "
+            "--output"
+        ) from error
 
 
-@clear_errors()
+def _expect_replaceable(output: Path) -> None:
+    """Refuses a place where `save` would take away more than an earlier export."""
+    if output.is_dir():
+        names = sorted(path.name for path in output.iterdir())
+        if not names or set(names) == set(FILES):
+            return
+        others = [name for name in names if name not in FILES] or names
+        content = f"it holds {', '.join(others[:3])}{', ...' * (len(others) > 3)}"
+    elif output.exists():
+        content = "it is a file"
+    else:
+        return
+    raise CheckpointError(
+        f"{output}: a new or empty folder, or an earlier export, expected; {content}. Give another "
+        "--output"
+    )
+
+
+@clear_errors(ValueError, OSError)
 def main(checkpoint: str, output: Path) -> None:
     """Exports a tracker.
 
     Args:
         checkpoint: a checkpoint's folder or URI, such as runs/RUN_ID/best.
-        output: the folder to write.
+        output: the folder to write; an earlier export is replaced, all else is left alone.
     """
     folder = export_tracker(checkpoint, output)
     size_mb = sum(path.stat().st_size for path in folder.iterdir()) / 1e6

@@ -29,6 +29,9 @@ from meta_train.train_config import TrainConfig, from_json, to_json
 FORMAT_VERSION = 1
 _STATE, _CONFIG, _MANIFEST = "state.pt", "config.json", "checkpoint.json"
 
+FILES = (_STATE, _CONFIG, _MANIFEST)
+"""All that a checkpoint's folder holds."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:

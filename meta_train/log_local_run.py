@@ -32,9 +32,14 @@ def log_local_run(config: LogConfig) -> str:
     """Logs the run anew, and gives its id in MLflow.
 
     Raises:
-        ValueError: the folder holds no run.
+        ValueError: the folder holds no run, or one without a point of its curves.
     """
     train, points = run_config(config.folder), curves(config.folder)
+    if not points:
+        raise ValueError(
+            f"{config.folder}: the folder of train_locally.py expected, with its curves.jsonl; "
+            "there is none, or it is empty. Give the run's folder, not that of its checkpoint"
+        )
     run_log = RunLog.start(
         config.mlflow,
         run_name=config.name or config.folder.absolute().name,

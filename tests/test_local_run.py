@@ -147,7 +147,7 @@ def test_another_config_is_refused(tiny_config: TrainConfig, tmp_path: Path) -> 
 
 
 def test_its_curves_go_to_mlflow_later(
-    tiny_config: TrainConfig, tmp_path: Path, database: str
+    tiny_config: TrainConfig, tiny_checkpoint: Path, tmp_path: Path, database: str
 ) -> None:
     folder = tmp_path / "run"
     run_slice(tiny_config, SliceConfig(folder=folder, until_step=2))
@@ -163,3 +163,6 @@ def test_its_curves_go_to_mlflow_later(
     ]
     with pytest.raises(ValueError, match=r"config\.json: the settings of a local run expected"):
         log_local_run(LogConfig(folder=tmp_path, mlflow=mlflow))
+    with pytest.raises(ValueError, match=r"best: the folder of train_locally\.py expected"):
+        log_local_run(LogConfig(folder=tiny_checkpoint, mlflow=mlflow))
+    assert len(client.search_runs([run.info.experiment_id])) == 1, "no run without a point"

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from data_pipeline.boxes import iou
 from data_pipeline.synthetic_scenes import SyntheticConfig, render_video
-from eval_jobs.export_tracker import export_tracker
+from eval_jobs.export_tracker import export_tracker, main
 from eval_jobs.starter import STARTER
 from eval_jobs.tracker import OnlineTracker
-from meta_train.checkpoint import load
+from meta_train.checkpoint import CheckpointError, load
 
 
 def test_the_starter_is_small_and_names_no_machine() -> None:
@@ -47,3 +48,37 @@ def test_an_export_tracks_alike_and_leaves_the_run_behind(
     for one, other in ((exported.weights, original.weights), (exported.rates, original.rates)):
         assert one.keys() == other.keys()
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_an_export_replaces_nothing_but_an_export(slim_checkpoint: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    export_tracker(slim_checkpoint, mine)
+    export_tracker(slim_checkpoint, mine)
+    (mine / "dog.mp4").write_text("a video")
+    for output, content in (
+        (mine, "it holds dog.mp4"),
+        (mine / "dog.mp4", "a file"),
+    ):
+        with pytest.raises(CheckpointError, match=f"an earlier export, expected; .*{content}"):
+            export_tracker(slim_checkpoint, output)
+    assert (mine / "dog.mp4").read_text() == "a video"
+
+
+def test_exports_that_fail_name_what_was_given(
+    slim_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        SystemExit, match=r"error: .*file/mine: a folder that can be written expected"
+    ):
+        main(str(slim_checkpoint), tmp_path / "file" / "mine")
+    with pytest.raises(SystemExit, match="error: checkpoint: a URI without credentials expected"):
+        main("s3://user:secret@bucket/best", tmp_path / "mine")
+
+    def unreachable(_: str) -> None:
+        raise OSError("no such bucket")
+
+    monkeypatch.setattr("meta_train.checkpoint.open_folder", unreachable)
+    with pytest.raises(SystemExit, match=r"error: s3://bucket/best: .* \(no such bucket\)"):
+        main("s3://bucket/best", tmp_path / "mine")

@@ -86,7 +86,7 @@ class SamplingConfig:
     """What is drawn anew at each loading."""
 
     def __post_init__(self) -> None:
-        if any(weight < 0 for weight in self.dataset_weights.values()):
+        if any(not weight >= 0 for weight in self.dataset_weights.values()):
             raise ValueError(f"dataset weights must not be negative, got {self.dataset_weights}")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must be in [0, 1), got {self.val_fraction}")

@@ -75,7 +75,7 @@ class PreprocessConfig:
         expect_no_secret(self.output, "output")
         if not self.sources:
             raise ValueError("sources must name at least one dataset, got none")
-        if self.cpus_per_task <= 0:
+        if not self.cpus_per_task > 0:
             raise ValueError(f"cpus_per_task must be positive, got {self.cpus_per_task}")
         for name in ("max_shard_bytes", "min_shards"):
             if getattr(self, name) < 1:

@@ -82,7 +82,7 @@ class SyntheticConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_train_videos", "num_val_videos", "noise_level", "seed"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.frames_per_video < 1:
             raise ValueError(f"frames_per_video must be at least 1, got {self.frames_per_video}")
@@ -97,7 +97,7 @@ class SyntheticConfig:
                 "12 <= min_target_px <= max_target_px <= a third of the frame's shorter side "
                 f"({largest:.0f}) expected, got {self.min_target_px} and {self.max_target_px}"
             )
-        if self.max_step_in_crop_px <= 0:
+        if not self.max_step_in_crop_px > 0:
             raise ValueError(
                 f"max_step_in_crop_px must be positive, got {self.max_step_in_crop_px}"
             )

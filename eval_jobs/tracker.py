@@ -6,6 +6,7 @@ boxes = [tracker.follow(frame).box for frame in frames]
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,13 +122,13 @@ class TrackerConfig:
             raise ValueError(
                 f"min_update_gap_frames must be at least 1, got {self.min_update_gap_frames}"
             )
-        if min(self.penalty_strength, self.distractor_ratio, self.distractor_neighborhood) < 0:
-            raise ValueError(
-                "penalty_strength, distractor_ratio and distractor_neighborhood must not be "
-                f"negative, got {self.penalty_strength}, {self.distractor_ratio} and "
-                f"{self.distractor_neighborhood}"
-            )
-        if self.min_size_px <= 0:
+        for name in ("penalty_strength", "distractor_ratio", "distractor_neighborhood"):
+            if not getattr(self, name) >= 0:  # so that NaN fails
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if math.isnan(self.min_score) or math.isnan(self.add_threshold):
+            got = f"{self.min_score} and {self.add_threshold}"
+            raise ValueError(f"min_score and add_threshold must be numbers, got {got}")
+        if not self.min_size_px > 0:
             raise ValueError(f"min_size_px must be positive, got {self.min_size_px}")
 
 

@@ -5,6 +5,7 @@ support set and learns it, and so never comes back; the paper's own figures get 
 the box branch on long sequences (Table 3, LaSOT). Each guard is off unless it is set.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,9 @@ class DriftConfig:
     """Share of the way back to the first frame's weights that they go after each update."""
 
     def __post_init__(self) -> None:
-        if self.rollback_factor is not None and self.rollback_factor < 1:
+        if self.min_update_score is not None and math.isnan(self.min_update_score):
+            raise ValueError("min_update_score must be a number, or None, got nan")
+        if self.rollback_factor is not None and not self.rollback_factor >= 1:
             raise ValueError(
                 f"rollback_factor must be at least 1, or None, got {self.rollback_factor}"
             )

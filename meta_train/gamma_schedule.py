@@ -24,7 +24,7 @@ class GammaConfig:
     """Count the loss before any step: "crucial for stabilizing the gradients" (Sec. 3)."""
 
     def __post_init__(self) -> None:
-        if self.annealing_epochs < 0:
+        if not self.annealing_epochs >= 0:
             raise ValueError(f"annealing_epochs must not be negative, got {self.annealing_epochs}")
 
 

@@ -32,7 +32,7 @@ class KernelRatesConfig:
     (Meta-SGD)."""
 
     def __post_init__(self) -> None:
-        if self.initial <= 0:
+        if not self.initial > 0:
             raise ValueError(f"the initial inner-loop rate must be positive, got {self.initial}")
         if len(set(self.learned_in)) != len(self.learned_in):
             raise ValueError(f"learned_in names a branch twice: {self.learned_in}")

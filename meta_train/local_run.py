@@ -51,7 +51,7 @@ class SliceConfig:
     """Where it computes, such as ``cuda``."""
 
     def __post_init__(self) -> None:
-        if self.minutes <= 0 or (self.until_step is not None and self.until_step < 1):
+        if not self.minutes > 0 or (self.until_step is not None and self.until_step < 1):
             raise ValueError(
                 "minutes must be positive and until_step at least 1, got "
                 f"{self.minutes} and {self.until_step}"

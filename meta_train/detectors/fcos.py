@@ -67,16 +67,16 @@ class FcosConfig:
     def __post_init__(self) -> None:
         if not 0 < self.central_fraction <= 1:
             raise ValueError(f"central_fraction must be in (0, 1], got {self.central_fraction}")
-        if self.distance_std_px <= 0:
+        if not self.distance_std_px > 0:
             raise ValueError(f"distance_std_px must be positive, got {self.distance_std_px}")
         if self.negatives_per_positive is not None:
             if not self.balance_cells:
                 raise ValueError("negatives_per_positive needs balance_cells, which is off")
-            if self.negatives_per_positive <= 0:
+            if not self.negatives_per_positive > 0:
                 raise ValueError(
                     f"negatives_per_positive must be positive, got {self.negatives_per_positive}"
                 )
-        if self.cls_weight <= 0 or self.reg_weight <= 0:
+        if not (self.cls_weight > 0 and self.reg_weight > 0):
             raise ValueError(
                 f"loss weights must be positive, got cls {self.cls_weight}, reg {self.reg_weight}"
             )

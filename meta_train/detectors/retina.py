@@ -75,7 +75,7 @@ class RetinaConfig:
     """Factor of the regression's loss. Not in the paper."""
 
     def __post_init__(self) -> None:
-        if self.anchor_px <= 0:
+        if not self.anchor_px > 0:
             raise ValueError(f"anchor_px must be positive, got {self.anchor_px}")
         if not 0 < self.negative_iou <= self.positive_iou < 1:
             raise ValueError(
@@ -86,14 +86,14 @@ class RetinaConfig:
             raise ValueError(
                 f"prior and balance must lie in (0, 1), got {self.prior} and {self.balance}"
             )
-        if self.focusing < 0:
+        if not self.focusing >= 0:
             raise ValueError(f"focusing must not be negative, got {self.focusing}")
-        if self.center_std <= 0 or self.size_std <= 0:
+        if not (self.center_std > 0 and self.size_std > 0):
             raise ValueError(
                 "center_std and size_std must be positive, "
                 f"got {self.center_std} and {self.size_std}"
             )
-        if self.cls_weight <= 0 or self.reg_weight <= 0:
+        if not (self.cls_weight > 0 and self.reg_weight > 0):
             raise ValueError(
                 f"loss weights must be positive, got cls {self.cls_weight}, reg {self.reg_weight}"
             )

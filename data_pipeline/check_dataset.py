@@ -100,8 +100,10 @@ def check_dataset(
         num_workers: processes that decode; 0 for this one.
 
     Raises:
-        ValueError: there is no such reader.
+        ValueError: there is no such reader, or no such number of processes.
     """
+    if num_workers < 0:
+        raise ValueError(f"num_workers must be at least 0 (none but this one), got {num_workers}")
     if reader is not None and reader not in LAYOUTS:
         raise ValueError(f"reader must be one of {', '.join(sorted(LAYOUTS))}, got {reader!r}")
     try:

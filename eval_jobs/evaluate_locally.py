@@ -76,6 +76,10 @@ def main(
     """
     if folder is None and shards is None:
         raise ValueError("nothing to evaluate: give --folder for a benchmark, or --shards, or both")
+    if not checkpoints:
+        raise ValueError("--checkpoints: at least one folder expected, got none")
+    if num_processes < 1:
+        raise ValueError(f"--num-processes must be at least 1, got {num_processes}")
     require_device(device)
     works: list[Work] = []
     if folder is not None:  # before anything runs: a folder may be wrong

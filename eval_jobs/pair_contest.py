@@ -47,8 +47,10 @@ def load_entries(texts: Sequence[str], device: str = "cpu") -> list[Entry]:
 
     Raises:
         CheckpointError: one does not load.
-        ValueError: two have one name.
+        ValueError: there is none, or two have one name.
     """
+    if not texts:
+        raise ValueError("--checkpoints: at least one folder expected, got none")
     entries = []
     for text in texts:
         name, folder = named_folder(text, needs_name=False)

@@ -73,16 +73,16 @@ def main(
     """
     rows = [find_benchmark(name) for name in benchmark]
     if len(folder) not in (1, len(rows)):
-        raise SystemExit(f"one folder, or one for each of {len(rows)} benchmarks, expected")
+        raise ValueError(f"one folder, or one for each of {len(rows)} benchmarks, expected")
     folders = folder * len(rows) if len(folder) == 1 else folder
     specs = checkpoint_specs(checkpoints, tracker, phases, device=device)
     specs += [StaticSpec() if name == "static" else OpenCvSpec() for name in baselines]
     named = [named_folder(text) for text in results]
     if not specs and not named:
-        raise SystemExit("nothing to evaluate: give --checkpoints, --baselines or --results")
+        raise ValueError("nothing to evaluate: give --checkpoints, --baselines or --results")
     names = [spec.name for spec in specs] + [name for name, _ in named]
     if len(set(names)) != len(names):
-        raise SystemExit(f"trackers need different names, got {', '.join(names)}")
+        raise ValueError(f"trackers need different names, got {', '.join(names)}")
     theirs: list[list[TrackerScore]] = [[] for _ in rows]
     for at, (row, place) in enumerate(zip(rows, folders, strict=True) if named else ()):
         whole = select(row, place, partial=partial, max_sequences=max_sequences)

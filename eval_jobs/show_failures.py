@@ -51,6 +51,10 @@ def main(
         max_frames: of results over the first so many frames of each sequence.
         mlflow: where they are logged.
     """
+    if not trackers:
+        raise ValueError(
+            "--trackers: at least one folder of a tracker's results expected, got none"
+        )
     row = _one_pass(benchmark)
     selection = select(
         row, folder.absolute(), partial=partial, max_sequences=max_sequences, max_frames=max_frames

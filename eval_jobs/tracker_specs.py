@@ -157,8 +157,10 @@ def checkpoint_specs(
     """The trackers of several checkpoints, each as FOLDER or NAME=FOLDER.
 
     Raises:
-        ValueError: one names no folder.
+        ValueError: one names no folder, or there is no phase.
     """
+    if checkpoints and not phases:
+        raise ValueError(f"--phases: at least one of {', '.join(_PHASE_NAMES)} expected, got none")
     specs: list[TrackerSpec] = []
     for text in checkpoints:
         name, folder = named_folder(text, needs_name=False)

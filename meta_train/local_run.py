@@ -23,6 +23,7 @@ from data_pipeline.steady_storage import write_file
 from data_pipeline.storage import remove_partials
 from meta_train.checkpoint import load, mend_saves, save
 from meta_train.run_checkpoints import StoredCheckpoint, newest_whole
+from meta_train.state_file import require_device
 from meta_train.train_config import TrainConfig, from_json, resolved, to_json
 from meta_train.validation import held_out_rank
 from meta_train.worker import Metrics, Rim, train
@@ -77,10 +78,11 @@ def run_slice(config: TrainConfig, slice_config: SliceConfig) -> SliceResult:
 
     Raises:
         ValueError: the folder holds a run of another config, or the config asks for what only
-            `meta_train.trainer` has.
+            `meta_train.trainer` has, or this machine has no such device.
         DivergedError, ShardError, CheckpointError: as `worker.train`.
     """
     folder = slice_config.folder
+    require_device(slice_config.device)
     _require_one_process(config, slice_config.device)
     config = _claim(resolved(config), folder)
     resume = _resume_from(folder)

@@ -237,9 +237,11 @@ def open_points_study(
     heads alone has no rate of block-4.
 
     Raises:
-        ValueError: an alternative makes no valid config of this base, none differs from it, or no
-            held-out crop shows a look-alike by which to compare.
+        ValueError: there is no point, an alternative makes no valid config of this base, none
+            differs from it, or no held-out crop shows a look-alike by which to compare.
     """
+    if not points:
+        raise ValueError(f"--points: at least one of {', '.join(POINTS)} expected, got none")
     if look_alikes:
         _require_look_alikes(base.train)
     cells = [START, *(cell for point in points for cell in POINTS[point])]

@@ -217,6 +217,8 @@ def test_unknown_layout_shows_the_known_ones(make_dataset: MakeDataset, tmp_path
     assert "there is none" in describe(check_dataset(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"reader must be one of coco.*got 'imagenet'"):
         check_dataset(tmp_path, reader="imagenet")
+    with pytest.raises(ValueError, match=r"num_workers must be at least 0 .* got -1"):
+        check_dataset(tmp_path, deep=True, num_workers=-1)
 
 
 def test_exit_code(

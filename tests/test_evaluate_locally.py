@@ -157,3 +157,9 @@ def test_damaged_pair_scores_are_refused(tmp_path: Path, entry: Entry, contest: 
 def test_there_must_be_something_to_evaluate(slim_checkpoint: Path) -> None:
     with pytest.raises(SystemExit, match="give --folder for a benchmark, or --shards, or both"):
         evaluate_locally.main((str(slim_checkpoint),))
+    with pytest.raises(SystemExit, match="error: --checkpoints: at least one folder expected"):
+        evaluate_locally.main((), shards="shards")
+    with pytest.raises(SystemExit, match="error: --num-processes must be at least 1, got 0"):
+        evaluate_locally.main((str(slim_checkpoint),), shards="shards", num_processes=0)
+    with pytest.raises(SystemExit, match="error: --phases: at least one of before, after, online"):
+        evaluate_locally.main((str(slim_checkpoint),), folder=Path("OTB"), phases=())

@@ -134,6 +134,8 @@ def test_script_says_which_result_is_missing_and_what_it_cannot_draw(
     trackers = (results,)
     with pytest.raises(SystemExit, match=r"error: a benchmark scored here in one pass .* resets"):
         show_failures.main(folder, trackers, benchmark="vot2018")
+    with pytest.raises(SystemExit, match="error: --trackers: at least one folder"):
+        show_failures.main(folder, ())
     with pytest.raises(SystemExit, match="expected, GOT-10k test has its ground truth at a server"):
         show_failures.main(folder, trackers, benchmark="got10k_test")
     with pytest.raises(SystemExit, match=r"error: no result of otb/\w+ at .*first5.* max_frames\?"):

@@ -146,6 +146,17 @@ def test_another_config_is_refused(tiny_config: TrainConfig, tmp_path: Path) -> 
         SliceConfig(until_step=0)
 
 
+def test_a_device_that_is_not_there_is_refused_before_the_folder_is_claimed(
+    tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    for scaling in (tiny_config.scaling, replace(tiny_config.scaling, use_gpu=True)):
+        with pytest.raises(ValueError, match="device 'foo': one that this machine has expected"):
+            run_slice(
+                replace(tiny_config, scaling=scaling), SliceConfig(folder=tmp_path, device="foo")
+            )
+    assert not list(tmp_path.iterdir())
+
+
 def test_its_curves_go_to_mlflow_later(
     tiny_config: TrainConfig, tiny_checkpoint: Path, tmp_path: Path, database: str
 ) -> None:

@@ -135,6 +135,11 @@ def test_options_of_tracking_are_refused_and_never_enter_an_id() -> None:
     assert ids == others
 
 
+def test_there_must_be_a_point() -> None:
+    with pytest.raises(ValueError, match=r"--points: at least one of head_input, .* got none"):
+        study_of(OpenPointsOptions(points=()), QUICKSTART)
+
+
 def test_a_score_loss_of_fcos_is_refused_for_retina() -> None:
     with pytest.raises(ValueError, match="leave out the point score_loss"):
         open_points_study(

@@ -335,6 +335,11 @@ def test_tasks_are_held_out_by_every_checkpoint(learner: Learner, shards: str) -
         Contest.draw(shards, FEW, [entries[0], entry("b", learner, "maml", 0.0)], 1, ())
 
 
+def test_there_must_be_a_checkpoint() -> None:
+    with pytest.raises(SystemExit, match="error: --checkpoints: at least one folder expected"):
+        script.main((), shards="shards")
+
+
 def test_script_logs_each_step(
     learner: Learner,
     shards: str,

@@ -39,14 +39,24 @@ def named_folder(text: str, *, needs_name: bool = True) -> tuple[str, Path]:
     name, mark, folder = text.partition("=")
     if not needs_name and (not mark or Path(text).is_dir()):
         name, folder = "", text
-    if "://" in folder:
-        raise ValueError(
-            f"a folder of this machine expected, got the URI {folder!r}. Copy it to one first; a "
-            "checkpoint by eval_jobs/export_tracker.py --checkpoint URI --output FOLDER"
-        )
+    local = local_folder(folder)
     if not folder or (needs_name and not name):
         raise ValueError(f"NAME=FOLDER expected, got {text!r}")
-    return name, Path(folder)
+    return name, local
+
+
+def local_folder(text: str) -> Path:
+    """A folder of this machine.
+
+    Raises:
+        ValueError: it is a URI.
+    """
+    if "://" in text:
+        raise ValueError(
+            f"a folder of this machine expected, got the URI {text!r}. Copy it to one first; a "
+            "checkpoint by eval_jobs/export_tracker.py --checkpoint URI --output FOLDER"
+        )
+    return Path(text)
 
 
 def score_results(

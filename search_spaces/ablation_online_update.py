@@ -17,6 +17,7 @@ import tyro
 
 from data_pipeline.clear_errors import clear_errors
 from eval_jobs.pipeline import PipelineConfig
+from eval_jobs.result_files import local_folder
 from search_spaces.online_update_cells import online_update_study
 from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study import Study
@@ -52,6 +53,7 @@ def study_of(options: OnlineUpdateOptions, base: PipelineConfig) -> Study:
         raise ValueError("this study chooses nothing, so it takes no --tuning; leave it out")
     if options.checkpoint:
         the_seed(options.study)
+        local_folder(options.checkpoint)
     return online_update_study(base, options.study.seeds, options.checkpoint)
 
 

@@ -14,13 +14,13 @@ goes on where it was stopped.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, get_args
 
 import tyro
 
 from data_pipeline.clear_errors import clear_errors
 from eval_jobs.pipeline import PipelineConfig
+from eval_jobs.result_files import local_folder
 from search_spaces.search import Search
 from search_spaces.study_options import StudyOptions, the_seed
 from search_spaces.study_script import plan_or_search
@@ -55,7 +55,11 @@ def main() -> None:
 
 
 def search_of(options: TrackerSearchOptions, base: PipelineConfig) -> Search[TrackerChoice]:
-    """The search that the options ask for."""
+    """The search that the options ask for.
+
+    Raises:
+        ValueError: they do not go together, or the checkpoint is a URI.
+    """
     return tracker_search(
         base,
         options.study.tuning,
@@ -63,7 +67,7 @@ def search_of(options: TrackerSearchOptions, base: PipelineConfig) -> Search[Tra
         seed=the_seed(options.study),
         num_trials=options.num_trials,
         num_finalists=options.num_finalists,
-        checkpoint=str(Path(options.checkpoint).absolute()) if options.checkpoint else "",
+        checkpoint=str(local_folder(options.checkpoint).absolute()) if options.checkpoint else "",
     )
 
 

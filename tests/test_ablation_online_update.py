@@ -13,6 +13,7 @@ from meta_train.train_config import fingerprint
 from search_spaces.ablation_online_update import OnlineUpdateOptions, study_of
 from search_spaces.online_update_cells import CELLS, online_update_study
 from search_spaces.plan import plan_text
+from search_spaces.search_tracker import TrackerSearchOptions, search_of
 from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study import trials
 from search_spaces.study_options import StudyOptions, base_config
@@ -62,6 +63,14 @@ def test_options_that_would_go_unheeded_are_refused(tiny_checkpoint: Path) -> No
     assert len(study_of(OnlineUpdateOptions(study=seeds), base).variants) == 2 * len(CELLS)
     with pytest.raises(ValueError, match=r"one seed expected .* got \(0, 1\)"):
         study_of(OnlineUpdateOptions(study=seeds, checkpoint=str(tiny_checkpoint)), base)
+    with pytest.raises(
+        ValueError, match="a folder of this machine expected, got the URI 's3://b/c'"
+    ):
+        study_of(OnlineUpdateOptions(study=OPTIONS, checkpoint="s3://b/c"), base)
+    with pytest.raises(
+        ValueError, match="a folder of this machine expected, got the URI 's3://b/c'"
+    ):
+        search_of(TrackerSearchOptions(study=OPTIONS, checkpoint="s3://b/c"), base)
 
 
 def test_a_checkpoint_s_path_holds_in_the_folder_that_tune_runs_in(

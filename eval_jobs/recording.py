@@ -55,6 +55,11 @@ class RecordingConfig:
             raise ValueError(
                 f"the video must be one of {', '.join(CODECS)}, got {str(self.video)!r}"
             )
+        for path in (self.video, self.table):
+            if path is not None and path.is_dir():
+                raise ValueError(f"{path}: a file to write expected, it is a folder")
+        if self.video and self.table and self.video.resolve() == self.table.resolve():
+            raise ValueError(f"two files expected, got {self.video} for the video and the table")
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise ValueError(f"fps must be positive, got {self.fps}")
 
@@ -177,9 +182,20 @@ def annotate(
 
 @contextmanager
 def _put_in_place(path: Path) -> Iterator[Path]:
-    """A hidden file beside a path, put there when the block ends well and removed otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A hidden file beside a path, put there when the block ends well and removed otherwise.
+
+    Raises:
+        RecordingError: no file can be written there; before the block begins.
+    """
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise RecordingError(
+            f"{path}: a file that can be written expected ({error.strerror}). Give another place"
+        ) from error
     try:
         yield temporary
         temporary.replace(path)

@@ -8,6 +8,7 @@ Ctrl-C stops after the frame in work; what was tracked until then is kept.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import tyro
@@ -25,7 +26,7 @@ from eval_jobs.tracker import OnlineTracker, TrackerConfig
 def main(
     source: str,
     box: tuple[float, float, float, float],
-    checkpoint: Path = STARTER,
+    checkpoint: str = str(STARTER),
     output: Path | None = None,
     csv: Path | None = None,
     tracker: TrackerConfig = TrackerConfig(),  # noqa: B008
@@ -37,7 +38,7 @@ def main(
     Args:
         source: a video file, a folder of images, or the number of a camera.
         box: left, top, width and height of the target in the first frame, in pixels.
-        checkpoint: a checkpoint's folder; the tracker to start with where not given.
+        checkpoint: a checkpoint's folder or URI; the tracker to start with where not given.
         output: a video (mp4 or avi) with the boxes drawn into it.
         csv: a table with a row per frame: frame, x, y, width, height, score, lost.
         tracker: constants of Algorithm 1, such as --tracker.update-interval-frames.
@@ -45,14 +46,15 @@ def main(
         device: cpu or cuda.
     """
     config = RecordingConfig(video=output, table=csv, fps=fps)
-    if output is not None and Path(source).exists() and output.resolve() == Path(source).resolve():
-        raise ValueError(f"--output {output} would replace the source; give another file")
+    for path in (output, csv):
+        if path is not None and Path(source).exists() and path.resolve() == Path(source).resolve():
+            raise ValueError(f"{path} would replace the source; give another file")
     opened = open_source(source)
-    _track(OnlineTracker.load(checkpoint, tracker, device=device), opened, box, config)
+    _track(lambda: OnlineTracker.load(checkpoint, tracker, device=device), opened, box, config)
 
 
 def _track(
-    tracker: OnlineTracker,
+    load: Callable[[], OnlineTracker],
     source: FrameSource,
     box: tuple[float, float, float, float],
     config: RecordingConfig,
@@ -72,6 +74,7 @@ def _track(
         Progress(*columns) as progress,
         recording(config, source.fps) as recorder,
     ):
+        tracker = load()  # once it is known that what it finds can be written
         bar = progress.add_task(source.title, total=source.num_frames, state="")
         for image, prediction in live_run(tracker, source, box, is_stopped):
             recorder.add(image, prediction)

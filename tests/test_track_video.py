@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from data_pipeline.tracks import DatasetError, VideoDecoder
-from eval_jobs import frame_sources
+from eval_jobs import frame_sources, track_video
 from eval_jobs.frame_sources import FrameSource, open_source
 from eval_jobs.live_run import first_box, live_run, stop_on_signals
 from eval_jobs.opencv_tracker import StaticTracker
@@ -253,6 +253,28 @@ def test_wrong_outputs_are_refused() -> None:
         RecordingConfig(video=Path("out.gif"))
     with pytest.raises(ValueError, match="fps must be positive, got 0"):
         RecordingConfig(table=Path("out.csv"), fps=0.0)
+    with pytest.raises(ValueError, match=r"\.: a file to write expected, it is a folder"):
+        RecordingConfig(table=Path())
+    with pytest.raises(ValueError, match=r"two files expected, got out\.mp4 for the video and"):
+        RecordingConfig(video=Path("out.mp4"), table=Path("new/../out.mp4"))
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    source, place = write_folder(tmp_path / "images", 1), tmp_path / "images" / "0.png" / "out"
+    for output in ({"csv": place}, {"output": place.with_suffix(".mp4")}):
+        with pytest.raises(SystemExit, match=r"error: .*png/out[.\w]*: a file that can be written"):
+            track_video.main(str(source), BOX, checkpoint="missing", **output)
+    with pytest.raises(SystemExit, match=r"0\.png would replace the source"):
+        track_video.main(str(place.parent), BOX, csv=place.parent)
+
+
+def test_a_checkpoint_may_be_a_uri(tmp_path: Path, slim_checkpoint: Path) -> None:
+    source, table = write_folder(tmp_path / "images", 2), tmp_path / "out.csv"
+    track_video.main(str(source), BOX, checkpoint=slim_checkpoint.as_uri(), csv=table)
+    assert len(rows_of(table)) == 2
+    missing = (tmp_path / "missing").as_uri()
+    with pytest.raises(SystemExit, match=f"error: .*{tmp_path}/missing: a checkpoint expected"):
+        track_video.main(str(source), BOX, checkpoint=missing, csv=table)
 
 
 # --- the script

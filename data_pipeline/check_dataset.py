@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_pipeline import boxes as box_ops
 from data_pipeline.clear_errors import clear_errors
+from data_pipeline.crop_tracks import CropConfig
 from data_pipeline.dataset_checks import (
     Decoded,
     Finding,
@@ -46,6 +47,9 @@ MAX_BAD_SHARE = 0.1
 MAX_SHARE_REACHING_OUT = 0.5
 """The same for boxes of which a part lies outside the image."""
 
+CROPS = CropConfig()
+"""Which boxes are too small for preprocess.py, unless it is told otherwise."""
+
 
 def _find_splits(layout: Layout, folder: Path) -> tuple[str, ...]:
     """The splits that a folder has in a layout; none where it breaks the layout's rules."""
@@ -62,7 +66,8 @@ def recognise(folder: Path) -> str:
         DatasetError: it is in none; the message shows them all, and where one was found nearby.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: a dataset's folder expected, there is none. Check the path.")
+        got = "it is a file" if folder.exists() else "there is none"
+        raise DatasetError(f"{folder}: a dataset's folder expected, {got}. Check the path.")
     for name, layout in LAYOUTS.items():
         if _find_splits(layout, folder):
             return name
@@ -168,6 +173,11 @@ def check_split(folder: Path, layout: Layout, split: str, decoding: Decoding) ->
     try:
         videos = list(layout.list_videos(folder, split))
     except DatasetError as error:
+        if (others := _find_splits(layout, folder)) and split not in others:
+            error = DatasetError(
+                f"{folder}: one of the splits that it holds expected ({', '.join(others)}), got "
+                f"{split!r}. Name one of them, or mend this: {error}"
+            )
         report.add(_annotation_finding(error))
         return report
     report.num_videos = len(videos)
@@ -225,12 +235,13 @@ def _add_video(
             report.add(Finding(kind="unreadable image", message=message, severity="error"))
     report.image_sizes.update(sizes.values())
     for track in tracks:
-        flags = flag_boxes(track, sizes)
+        flags = flag_boxes(track, sizes, CROPS)
         report.num_tracks += 1
         report.num_frames += len(track)
         report.num_visible += int(track.visible.sum())
         report.num_usable += int(flags.usable.sum())
         report.num_reaching_out += int(flags.reaching_out.sum())
+        report.num_too_small += int(flags.too_small.sum())
         if flags.usable.any():
             areas = box_ops.areas(track.boxes[flags.usable])
             report.box_sizes_px.append(float(np.median(np.sqrt(areas))))
@@ -253,6 +264,15 @@ def _overall_findings(folder: Path, report: SplitReport, names: Counter[str]) ->
             message=f"{folder}: at least one visible target with a box in its image expected, got "
             f"none in {report.num_frames} frames. Mend the boxes.",
             severity="error",
+        )
+    if report.num_too_small:
+        yield Finding(
+            kind="box too small",
+            message=f"{folder}: boxes with a shorter side of at least {CROPS.min_box_px:g} px in "
+            f"videos and {CROPS.min_still_box_px:g} px in stills expected, got "
+            f"{report.num_too_small} of {report.num_usable} below that; preprocess.py leaves them "
+            "out. Lower its --crops.min-box-px or --crops.min-still-box-px to keep them.",
+            severity="warning" if report.num_too_small < report.num_usable else "error",
         )
     bad = report.num_visible - report.num_usable
     reaching_out = report.num_reaching_out

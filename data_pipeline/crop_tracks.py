@@ -74,6 +74,10 @@ class CropConfig:
         if self.on_broken_image not in ("raise", "skip"):
             raise ValueError(f"on_broken_image must be raise or skip, got {self.on_broken_image!r}")
 
+    def smallest_px(self, is_still: bool) -> float:
+        """Least shorter side of a box that is kept, of a still or a video."""
+        return self.min_still_box_px if is_still else self.min_box_px
+
 
 @dataclass(kw_only=True)
 class DropReport:
@@ -211,8 +215,7 @@ def _crop_frame(
     box = box_ops.clip(
         track.boxes[index].astype(np.float64), width=float(width), height=float(height)
     )
-    smallest = config.min_still_box_px if track.is_still else config.min_box_px
-    if (box[2:] - box[:2]).min() < smallest:
+    if (box[2:] - box[:2]).min() < config.smallest_px(track.is_still):
         drops.reasons["box too small"] += 1
         return None
     border = mean_color(image)

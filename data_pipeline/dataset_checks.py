@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from data_pipeline import boxes as box_ops
+from data_pipeline.crop_tracks import CropConfig
 from data_pipeline.tracks import DatasetError, Frame, Track, VideoDecoder, VideoFrame, read_image
 
 ImageSize = tuple[int, int]
@@ -57,6 +58,9 @@ class BoxFlags:
     reaching_out: Bool[ndarray, "frames"]
     """The box lies in the image, and more than a pixel of it outside."""
 
+    too_small: Bool[ndarray, "frames"]
+    """The box is usable, and preprocessing leaves it out for its size."""
+
 
 def decode_frames(frames: Sequence[Frame]) -> Decoded:
     """Decodes images; a worker's task."""
@@ -86,13 +90,14 @@ def decode_video(frames: Sequence[VideoFrame]) -> Decoded:
     return Decoded(sizes=decoded.sizes, faults=(message,))
 
 
-def flag_boxes(track: Track, sizes: Mapping[Frame, ImageSize]) -> BoxFlags:
+def flag_boxes(track: Track, sizes: Mapping[Frame, ImageSize], crops: CropConfig) -> BoxFlags:
     """Sorts a track's frames by what is to be said of their boxes.
 
     Args:
         track: boxes and flags.
         sizes: of its images as far as they are known; where only the first is known, it counts for
             all frames of the video.
+        crops: gives the least size of a box.
     """
     has_area = box_ops.has_area(track.boxes)
     first = sizes.get(track.image_files[0], (np.inf, np.inf))
@@ -101,12 +106,14 @@ def flag_boxes(track: Track, sizes: Mapping[Frame, ImageSize]) -> BoxFlags:
     with np.errstate(invalid="ignore"):
         inside = ((low < limits) & (high > 0)).all(axis=1)
         beyond = ((low < -1) | (high > limits + 1)).any(axis=1)
+        sides = (np.minimum(high, limits) - np.maximum(low, 0.0)).min(axis=1)
     seen = track.visible & has_area
     return BoxFlags(
         usable=seen & inside,
         empty=track.visible & ~has_area,
         outside=seen & ~inside,
         reaching_out=seen & inside & beyond,
+        too_small=seen & inside & (sides < crops.smallest_px(track.is_still)),
     )
 
 

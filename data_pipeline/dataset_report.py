@@ -38,6 +38,9 @@ class SplitReport:
     num_reaching_out: int = 0
     """Usable boxes of which a part lies outside the image."""
 
+    num_too_small: int = 0
+    """Usable boxes that preprocessing leaves out for their size."""
+
     num_images: int = 0
     """Different frames of all tracks."""
 

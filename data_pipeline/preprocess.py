@@ -4,9 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from data_pipeline.crop_tracks import (
 from data_pipeline.json_files import read_object
 from data_pipeline.look_alikes import siblings
 from data_pipeline.manifest import MANIFEST_FILE
+from data_pipeline.preprocess_report import PreprocessReport, describe, dropped_frames
 from data_pipeline.ray_session import default_address, ray_session
 from data_pipeline.shard_plans import (
     PreprocessConfig,
@@ -74,26 +73,6 @@ FAILURES = {each.__name__: each for each in (DatasetError, ShardError, StorageEr
 its own."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreprocessReport:
-    """What came out of a run."""
-
-    manifest: Manifest
-    """What the folder holds."""
-
-    dropped: dict[str, int]
-    """How many frames were left out, by reason."""
-
-    broken_images: tuple[str, ...]
-    """Messages of the images that could not be read, where these are skipped."""
-
-    images_written: int
-    """Crops cut by this run; fewer than the folder's where it went on from another."""
-
-    seconds: float
-    """Duration of this run."""
-
-
 def preprocess(config: PreprocessConfig) -> PreprocessReport:
     """Writes the shards, the index and, last, the manifest. The caller has initialised Ray.
 
@@ -102,27 +81,31 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
 
     Raises:
         DatasetError: a dataset folder is not as its reader expects it, or an image cannot be read.
-        ShardError: the output folder holds the shards of another plan.
+        ShardError: the output folder holds the shards of another plan, or nothing was kept.
         StorageError: the output folder's storage does not answer.
     """
+    with closing(make_plans(config)) as plans:
+        return write_planned(config, plans)
+
+
+def write_planned(config: PreprocessConfig, plans: ShardPlans) -> PreprocessReport:
+    """What `preprocess` does once the annotations were read."""
     start = time.perf_counter()
     filesystem, path = open_steady(config.output)
-    images_written = 0
-    with closing(make_plans(config)) as plans:
-        shards = plans.shards
-        _claim_folder(config, plans.fingerprint)
-        if _is_complete(config, plans):
-            logger.info("the shards in %s are complete", config.output)
-        else:
-            remove_partials(filesystem, path)
-            images_written = _write_shards(config, plans)
-            _write_index(config.output, shards)
-            write_contact_sheet(config.output)
-            write_manifest(config.output, _make_manifest(config, shards))
+    images_written, shards = 0, plans.shards
+    _claim_folder(config, plans.fingerprint)
+    if _is_complete(config, plans):
+        logger.info("the shards in %s are complete", config.output)
+    else:
+        remove_partials(filesystem, path)
+        images_written = _write_shards(config, plans)
+        _write_index(config.output, shards)
+        write_contact_sheet(config.output)
+        write_manifest(config.output, _make_manifest(config, shards))
     notes = [read_notes(config.output, shard) for shard in shards]
     return PreprocessReport(
         manifest=read_manifest(config.output),
-        dropped=dict(sum((Counter(note["dropped"]) for note in notes), Counter())),
+        dropped=dropped_frames(notes),
         broken_images=tuple(message for note in notes for message in note["broken_images"]),
         images_written=images_written,
         seconds=time.perf_counter() - start,
@@ -248,8 +231,18 @@ def _is_written(output: str, shard: str, fingerprint: str, config: CropConfig) -
 
 
 def _write_index(output: str, shards: list[str]) -> None:
+    """Raises `ShardError` where every frame was left out: it says why."""
+    index = pa.concat_tables([index_shard(output, shard) for shard in shards])
+    if not index.num_rows:
+        dropped = dropped_frames([read_notes(output, shard) for shard in shards])
+        reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
+        raise ShardError(
+            f"{output}: at least one track to keep expected, all frames were left out: "
+            f"{reasons or 'there is none'}. See --crops.min-box-px for boxes that are too small, "
+            "and data_pipeline/check_dataset.py for all else."
+        )
     content = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables([index_shard(output, shard) for shard in shards]), content)
+    pq.write_table(index, content)
     write_file(output, INDEX_FILE, content.getvalue().to_pybytes())
 
 
@@ -283,24 +276,6 @@ def _count(index: pa.Table, num_views: int) -> dict[str, DatasetCounts]:
     return counts
 
 
-def describe(report: PreprocessReport) -> str:
-    """A report in a few lines, for people."""
-    manifest = report.manifest
-    lines = [
-        f"{name}: {c.videos} videos, {c.tracks} tracks, {c.rows} rows, {c.frames} frames, "
-        f"{c.images} crops"
-        for name, c in manifest.counts.items()
-    ]
-    lines += [f"frames left out, {reason}: {count}" for reason, count in report.dropped.items()]
-    lines += [f"left out as broken: {message}" for message in report.broken_images]
-    rate = report.images_written / report.seconds
-    lines.append(
-        f"{manifest.bytes / 1e6:.1f} MB; {report.images_written} crops written in "
-        f"{report.seconds:.1f} s ({rate:.0f} a second); fingerprint {manifest.fingerprint[:12]}"
-    )
-    return "\n".join(lines)
-
-
 @clear_errors(ValueError)
 def main(
     sources: tuple[str, ...],
@@ -332,8 +307,9 @@ def main(
         cpus_per_task=cpus_per_task,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    with ray_session(address or default_address()):
-        report = preprocess(config)
+    # First the plans: a folder that will not do is told before Ray starts.
+    with closing(make_plans(config)) as plans, ray_session(address or default_address()):
+        report = write_planned(config, plans)
     print(describe(report))
 
 

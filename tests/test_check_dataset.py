@@ -8,6 +8,7 @@ import pytest
 
 from data_pipeline import check_dataset as script
 from data_pipeline.check_dataset import check_dataset
+from data_pipeline.crop_tracks import CropConfig
 from data_pipeline.dataset_checks import decode_video
 from data_pipeline.dataset_report import EXAMPLES, describe
 from data_pipeline.tracks import VideoFrame
@@ -18,6 +19,12 @@ MakeDataset = Callable[[str, Path], str]
 def kinds(report: script.DatasetReport) -> dict[tuple[str, str], int]:
     (split,) = report.splits
     return dict(split.counts)
+
+
+@pytest.fixture(autouse=True)
+def small_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The boxes of these folders, of a few pixels, are not too small."""
+    monkeypatch.setattr(script, "CROPS", CropConfig(min_box_px=4.0))
 
 
 @pytest.mark.parametrize(
@@ -171,6 +178,28 @@ def test_one_fault_hides_no_other(make_dataset: MakeDataset, tmp_path: Path) -> 
     assert f"and {12 - EXAMPLES} more" in describe(report)
 
 
+def test_boxes_too_small_for_preprocessing(
+    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "CROPS", CropConfig())
+    make_dataset("trackingnet", tmp_path)  # boxes of 8 px
+    report = check_dataset(tmp_path, splits=["train"])
+    assert kinds(report) == {("error", "box too small"): 1} and not report.is_usable
+    assert r"got 33 of 33 below that; preprocess.py leaves them out" in describe(report)
+    boxes("2,2,10,8", "20,5,20,12", "2,2,20,12")(tmp_path)  # the second reaches out: 12 px stay
+    report = check_dataset(tmp_path, splits=["train"])
+    assert kinds(report) == {("warning", "box too small"): 1} and report.is_usable
+    assert "got 23 of 33 below that" in describe(report)
+
+
+def test_boxes_too_small_in_stills(
+    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset("coco", tmp_path)  # boxes of 6 and 8 px
+    monkeypatch.setattr(script, "CROPS", CropConfig(min_still_box_px=7.0))
+    assert kinds(check_dataset(tmp_path)) == {("warning", "box too small"): 1}
+
+
 def test_names_given_twice(make_dataset: MakeDataset, tmp_path: Path) -> None:
     make_dataset("got10k", tmp_path)
     (tmp_path / "train/list.txt").write_text("video_a\nvideo_b\nvideo_a\n")
@@ -215,16 +244,27 @@ def test_unknown_layout_shows_the_known_ones(make_dataset: MakeDataset, tmp_path
     missing = check_dataset(tmp_path, reader="lasot")
     assert "the layout of lasot expected" in describe(missing)
     assert "there is none" in describe(check_dataset(tmp_path / "nowhere"))
+    (tmp_path / "clip.mp4").touch()
+    assert "folder expected, it is a file" in describe(check_dataset(tmp_path / "clip.mp4"))
     with pytest.raises(ValueError, match=r"reader must be one of coco.*got 'imagenet'"):
         check_dataset(tmp_path, reader="imagenet")
     with pytest.raises(ValueError, match=r"num_workers must be at least 0 .* got -1"):
         check_dataset(tmp_path, deep=True, num_workers=-1)
 
 
+def test_an_unknown_split_shows_those_that_are_there(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    make_dataset("got10k", tmp_path)
+    text = describe(check_dataset(tmp_path, splits=["tran"]))
+    assert r"one of the splits that it holds expected (train), got 'tran'" in text
+
+
 def test_exit_code(
     make_dataset: MakeDataset, tmp_path: Path, run_script: Callable[..., Any]
 ) -> None:
     make_dataset("own_videos", tmp_path)
+    (tmp_path / "walk.txt").write_text("2,3,12,11\n" * 11)
     sound = run_script(Path(script.__file__), tmp_path, "--folder", str(tmp_path))
     assert sound.returncode == 0, sound.stderr
     assert "2 videos, 3 tracks, 17 frames" in sound.stdout

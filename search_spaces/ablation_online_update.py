@@ -21,15 +21,17 @@ from eval_jobs.result_files import local_folder
 from search_spaces.online_update_cells import online_update_study
 from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study import Study
-from search_spaces.study_options import StudyOptions, the_seed
+from search_spaces.study_options import StudyOptions, require_no_training, the_seed
 from search_spaces.study_script import plan_or_run
+
+DEFAULTS = StudyOptions(seeds=(0,), short_pairs=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineUpdateOptions:
     """How the study is run."""
 
-    study: Annotated[StudyOptions, tyro.conf.arg(name="")] = StudyOptions(seeds=(0,), short_pairs=0)
+    study: Annotated[StudyOptions, tyro.conf.arg(name="")] = DEFAULTS
     """What all studies have."""
 
     checkpoint: str = ""
@@ -54,6 +56,7 @@ def study_of(options: OnlineUpdateOptions, base: PipelineConfig) -> Study:
     if options.checkpoint:
         the_seed(options.study)
         local_folder(options.checkpoint)
+        require_no_training(options.study, DEFAULTS)
     return online_update_study(base, options.study.seeds, options.checkpoint)
 
 

@@ -100,13 +100,18 @@ def search_plan(search: Search[Any], kind: SearchKind, *, trained: bool) -> str:
     """What a search will try, in which order, and what that costs at most; nothing is started.
 
     Raises:
-        ValueError: as `trials`.
+        ValueError: as `trials`, or it has fewer choices than finalists.
     """
     finals = trials(search.finals({}))
     known = find_trained(search.config({})) if trained and not search.checkpoint else None
     if known is not None:
         search = replace(search, checkpoint=known.best)
     count, tuning = search.num_choices(kind), tuning_of(search)
+    if search.num_finalists > count:
+        raise ValueError(
+            f"num_finalists must be at most the number of choices to try, {count}, got "
+            f"{search.num_finalists}"
+        )
     order = "one after the other as listed" if kind == "grid" else "as TPE suggests, start first"
     stop = "" if kind == "grid" else "; ASHA stops about half of them early"
     space: list[Row] = [

@@ -22,16 +22,18 @@ from data_pipeline.clear_errors import clear_errors
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.result_files import local_folder
 from search_spaces.search import Search
-from search_spaces.study_options import StudyOptions, the_seed
+from search_spaces.study_options import StudyOptions, require_no_training, the_seed
 from search_spaces.study_script import plan_or_search
 from search_spaces.tracker_space import Knob, TrackerChoice, tracker_search
+
+DEFAULTS = StudyOptions(seeds=(0,), short_pairs=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerSearchOptions:
     """How the search is run."""
 
-    study: Annotated[StudyOptions, tyro.conf.arg(name="")] = StudyOptions(seeds=(0,), short_pairs=0)
+    study: Annotated[StudyOptions, tyro.conf.arg(name="")] = DEFAULTS
     """What all studies have."""
 
     checkpoint: str = ""
@@ -58,8 +60,10 @@ def search_of(options: TrackerSearchOptions, base: PipelineConfig) -> Search[Tra
     """The search that the options ask for.
 
     Raises:
-        ValueError: they do not go together, or the checkpoint is a URI.
+        ValueError: they hold what would go unheeded, or the checkpoint is a URI.
     """
+    if options.checkpoint:
+        require_no_training(options.study, DEFAULTS)
     return tracker_search(
         base,
         options.study.tuning,

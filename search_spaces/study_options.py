@@ -103,18 +103,28 @@ def each_benchmark(options: StudyOptions) -> list[StudyOptions]:
     Raises:
         ValueError: not as many folders as benchmarks.
     """
+    _require_folders(options)
     names, folders = options.benchmark, options.benchmark_folder
-    if len(names) < 2 and len(folders) < 2:
+    if len(names) < 2:
         return [options]
-    if len(names) != len(folders):
-        raise ValueError(
-            f"a folder for each benchmark expected, got {len(names)} benchmarks "
-            f"({', '.join(names)}) and {len(folders)} folders ({', '.join(folders)})"
-        )
     return [
         replace(options, benchmark=(name,), benchmark_folder=(folder,))
         for name, folder in zip(names, folders, strict=True)
     ]
+
+
+def _require_folders(options: StudyOptions) -> None:
+    """Refuses a benchmark without a folder, and a folder without a benchmark; a preset's own needs
+    no name, and its synthetic videos no folder.
+    """
+    names, folders = options.benchmark, options.benchmark_folder
+    own = PRESETS[options.preset][1].evaluation.benchmark
+    is_own = names in ((), (own,)) and len(folders) == (own != "synthetic")
+    if len(names) != len(folders) and not is_own:
+        raise ValueError(
+            "--benchmark and --benchmark-folder go together, a folder for each, got "
+            f"{', '.join(names) or 'no benchmark'} and {', '.join(folders) or 'no folder'}"
+        )
 
 
 def the_seed(options: StudyOptions) -> int:
@@ -128,6 +138,22 @@ def the_seed(options: StudyOptions) -> int:
             f"one seed expected here, since all rows share a training, got {options.seeds}"
         )
     return options.seeds[0]
+
+
+def require_no_training(options: StudyOptions, usual: StudyOptions) -> None:
+    """Refuses options of training, for a study of a given checkpoint.
+
+    Raises:
+        ValueError: it names those that differ from the usual ones.
+    """
+    names = ("short_pairs", "iterations_per_epoch", "num_epochs", "validation_pairs")
+    names = (*names, "backbone_weights")
+    given = [name for name in names if getattr(options, name) != getattr(usual, name)]
+    if given:
+        raise ValueError(
+            "with --checkpoint nothing is trained, so there are no options of training, got "
+            f"{', '.join(given)}; leave them out"
+        )
 
 
 def require_no_tracking(options: StudyOptions) -> None:
@@ -150,13 +176,15 @@ def base_config(options: StudyOptions) -> PipelineConfig:
     """What all cells of a study share.
 
     Raises:
-        ValueError: the options make no valid config, or name several benchmarks.
+        ValueError: the options make no valid config, or name several benchmarks, or one without
+            its folder.
     """
     if len(options.benchmark) > 1 or len(options.benchmark_folder) > 1:
         raise ValueError(
             f"one benchmark expected here, got {', '.join(options.benchmark)} in "
             f"{', '.join(options.benchmark_folder)}"
         )
+    _require_folders(options)
     base = PRESETS[options.preset][1]
     if options.is_quickstart and options.short_pairs:
         base = shortened(base, options.short_pairs)
@@ -170,9 +198,18 @@ def base_config(options: StudyOptions) -> PipelineConfig:
 
 
 def shortened(preset: PipelineConfig, pairs: int) -> PipelineConfig:
-    """The quickstart preset with few pairs, one validation and few sequences; all else as it is."""
+    """The quickstart preset with few pairs, one validation and few sequences; all else as it is.
+
+    Raises:
+        ValueError: fewer pairs than one outer step an epoch takes.
+    """
     outer = preset.train.outer_loop
-    iterations = max(1, pairs // (outer.batch_pairs * outer.num_epochs))
+    if pairs < (least := outer.batch_pairs * outer.num_epochs):
+        raise ValueError(
+            f"short_pairs must be at least {least}, one outer step in each of {outer.num_epochs} "
+            f"epochs, or 0 for the whole quickstart; got {pairs}"
+        )
+    iterations = pairs // least
     validation = preset.train.validation
     few = min(validation.num_pairs, 6 * validation.batch_pairs)
     validation = replace(validation, num_pairs=few, every_epochs=outer.num_epochs)

@@ -145,10 +145,40 @@ def test_each_benchmark_has_a_folder_and_a_study_on_the_same_trainings() -> None
     assert one.train == other.train
     assert (one.evaluation.benchmark, one.evaluation.folder) == ("otb100", "otb")
     assert (other.evaluation.benchmark, other.evaluation.folder) == ("vot2018", "vot")
-    with pytest.raises(ValueError, match=r"got 2 benchmarks .* and 1 folders \(otb\)"):
+    with pytest.raises(ValueError, match=r"go together, .* got otb100, vot2018 and otb"):
         each_benchmark(replace(options, benchmark_folder=("otb",)))
     with pytest.raises(ValueError, match="one benchmark expected here"):
         base_config(options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (StudyOptions(benchmark=("otb100",)), "otb100 and no folder"),
+        (StudyOptions(benchmark_folder=("otb",)), "no benchmark and otb"),
+        (StudyOptions(preset="small", benchmark=("otb100",)), "otb100 and no folder"),
+    ],
+)
+def test_a_benchmark_needs_its_folder_and_a_folder_its_benchmark(
+    wrong: StudyOptions, got: str
+) -> None:
+    for make in (base_config, each_benchmark):
+        with pytest.raises(ValueError, match=f"go together, a folder for each, got {got}"):
+            make(wrong)
+
+
+def test_a_preset_s_own_benchmark_needs_no_name_and_synthetic_videos_no_folder() -> None:
+    small = base_config(StudyOptions(preset="small", benchmark_folder=("otb",)))
+    assert (small.evaluation.benchmark, small.evaluation.folder) == ("otb100", "otb")
+    quickstart = base_config(StudyOptions(benchmark=("synthetic",)))
+    assert (quickstart.evaluation.benchmark, quickstart.evaluation.folder) == ("synthetic", "")
+
+
+def test_too_few_pairs_for_a_quickstart_are_refused() -> None:
+    for pairs in (-5, 1, 7):
+        with pytest.raises(ValueError, match=f"short_pairs must be at least 8, .*got {pairs}"):
+            base_config(StudyOptions(short_pairs=pairs))
+    assert base_config(StudyOptions(short_pairs=8)).train.outer_loop.num_iterations == 2
 
 
 def test_a_wrong_command_ends_with_a_sentence(

@@ -71,6 +71,11 @@ def test_options_that_would_go_unheeded_are_refused(tiny_checkpoint: Path) -> No
         ValueError, match="a folder of this machine expected, got the URI 's3://b/c'"
     ):
         search_of(TrackerSearchOptions(study=OPTIONS, checkpoint="s3://b/c"), base)
+    training = replace(OPTIONS, short_pairs=100, backbone_weights="random")
+    with pytest.raises(ValueError, match=r"nothing is trained, .* got short_pairs, backbone_w"):
+        study_of(OnlineUpdateOptions(study=training, checkpoint=str(tiny_checkpoint)), base)
+    with pytest.raises(ValueError, match=r"nothing is trained, .* got short_pairs, backbone_w"):
+        search_of(TrackerSearchOptions(study=training, checkpoint=str(tiny_checkpoint)), base)
 
 
 def test_a_checkpoint_s_path_holds_in_the_folder_that_tune_runs_in(

@@ -204,6 +204,8 @@ def test_the_plan_of_a_search_names_knobs_cost_and_sequences(tmp_path: Path) -> 
         ledger.write(each)
     done = search_plan(search, "tpe", trained=False)
     assert "To try: 0 of 2" in done and 0 < minutes_of(done) < minutes_of(text)
+    with pytest.raises(ValueError, match="choices to try, 3, got 4"):
+        search_plan(replace(search, num_finalists=4), "grid", trained=False)
     assert "2 of 3 choices" in search_plan(search, "grid", trained=False)  # what was stopped, too
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["studies"]
 

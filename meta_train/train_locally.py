@@ -1,6 +1,6 @@
 """Meta-trains in this one process, without Ray and MLflow, in slices.
 
-python meta_train/train_locally.py small --folder runs/local --train.shards SHARDS --minutes 8
+    python meta_train/train_locally.py small --folder runs/local --train.shards SHARDS --minutes 8
 
 The same command goes on where the last one stopped, bit for bit on the CPU, until the run is done.
 """

@@ -1,9 +1,9 @@
 """Table 2: what kernel-wise learnable rates (KLLR) give in no branch, in one, in both.
 
-python search_spaces/ablation_kllr.py            # synthetic videos, 5 cells x 2 seeds, minutes
-python search_spaces/ablation_kllr.py --plan     # only says what would run, and what it costs
-python search_spaces/ablation_kllr.py --preset small --shards SHARDS \
-    --benchmark otb100 --benchmark-folder OTB --partial          # real data
+    python search_spaces/ablation_kllr.py            # synthetic videos, 5 cells x 2 seeds, minutes
+    python search_spaces/ablation_kllr.py --plan     # only says what would run, and what it costs
+    python search_spaces/ablation_kllr.py --preset small --shards SHARDS \\
+        --benchmark otb100 --benchmark-folder OTB --partial          # real data
 
 Each trial meta-trains and evaluates, with online updating as in Table 2. The same command goes on
 where it was stopped, and runs no finished trial again.

@@ -1,9 +1,9 @@
 """Table 1: the baseline detector and the meta-trained one, before and after adaptation.
 
-python search_spaces/ablation_maml.py            # synthetic videos, 2 methods x 3 seeds, minutes
-python search_spaces/ablation_maml.py --plan     # only says what would run, and what it costs
-python search_spaces/ablation_maml.py --preset small --shards SHARDS \
-    --benchmark otb100 --benchmark-folder OTB --partial          # real data
+    python search_spaces/ablation_maml.py           # synthetic videos, 2 methods x 3 seeds, minutes
+    python search_spaces/ablation_maml.py --plan    # only says what would run, and what it costs
+    python search_spaces/ablation_maml.py --preset small --shards SHARDS \\
+        --benchmark otb100 --benchmark-folder OTB --partial          # real data
 
 Without online updating, as in Table 1. The baseline has no learned rates, so beside the paper's
 .001 it adapts with the best of several constants, chosen on tuning sequences; the table is over

@@ -1,9 +1,9 @@
 """Table 3: online updating of no branch, of cls, of both; its interval; its cost in speed.
 
-python search_spaces/ablation_online_update.py            # one quickstart training, minutes
-python search_spaces/ablation_online_update.py --plan     # only says what would run
-python search_spaces/ablation_online_update.py --checkpoint runs/RUN_ID/best \
-    --benchmark otb100 --benchmark-folder OTB --partial          # a trained detector
+    python search_spaces/ablation_online_update.py            # one quickstart training, minutes
+    python search_spaces/ablation_online_update.py --plan     # only says what would run
+    python search_spaces/ablation_online_update.py --checkpoint runs/RUN_ID/best \\
+        --benchmark otb100 --benchmark-folder OTB --partial          # a trained detector
 
 All rows track with one checkpoint: the one that is given, that of a finished run of the same config
 (launch.py's quickstart, for one), or one that is trained here. The same command goes on where it

@@ -1,9 +1,9 @@
 """Settles what the paper leaves open, by held-out pair tasks: no benchmark is looked at.
 
-python search_spaces/ablation_open_points.py --points head      # synthetic videos, minutes
-python search_spaces/ablation_open_points.py --preset small --shards SHARDS --seeds 0 \
-    --iterations-per-epoch 50 --look-alikes             # real data, 24 trainings, CPU-hours
-python search_spaces/ablation_open_points.py ... --plan         # only says what that costs
+    python search_spaces/ablation_open_points.py --points head      # synthetic videos, minutes
+    python search_spaces/ablation_open_points.py --preset small --shards SHARDS --seeds 0 \\
+        --iterations-per-epoch 50 --look-alikes             # real data, 25 trainings, CPU-hours
+    python search_spaces/ablation_open_points.py ... --plan         # only says what that costs
 
 Each trial trains the preset with one thing changed, and is compared with the preset itself by the
 overlap at the score's peak before and after adaptation, on videos that training leaves out. The

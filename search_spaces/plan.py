@@ -57,6 +57,9 @@ FULL_NETWORK = Cost(
 SECOND_ORDER_FACTOR = 2.0
 """A pair in second order costs about so many in first order."""
 
+MOST_COLUMNS = 4
+"""Parameters that a plan shows in columns of their own."""
+
 
 def cost_of(config: PipelineConfig) -> Cost:
     """What its network costs."""
@@ -122,13 +125,16 @@ def _plan_text(study: Study, found: Sequence[Trial], counted: Set[str]) -> str:
     storage = absolute_storage(study.variants[0].config.storage)
     ended = {trial.trial_id for trial in found if finished(storage, trial.trial_id) is not None}
     rows, left, num_trainings, order = [], 0.0, 0, 0
+    params = _params_shown(study)
     for group in grouped(found):
         training, state = _training(group, ended, counted)
         num_trainings += training > 0
         for trial in group:
             order += 1
             seconds = 0.0 if trial.trial_id in ended else training + tracking_seconds(trial)
-            rows.append(_row(order, trial, seconds, _state(trial, ended, state)))
+            rows.append(
+                _row(order, trial, params[trial.variant.cell], seconds, _state(trial, ended, state))
+            )
             left += seconds
             if seconds:
                 training, state = 0.0, "to run, on the training above"
@@ -174,7 +180,23 @@ def _state(trial: Trial, ended: Set[str], otherwise: str) -> str:
     return "finished" if trial.trial_id in ended else otherwise
 
 
-def _row(order: int, trial: Trial, seconds: float, state: str) -> Row:
+def _params_shown(study: Study) -> dict[str, Row]:
+    """Each cell's parameters, by its name: what varies, or all that differs from the first cell in
+    one column, where the columns would be too many to read.
+    """
+    found = {variant.cell: variant.params for variant in study.variants}
+    start, *others = found.values()
+    varied = [name for name in start if any(each[name] != start[name] for each in others)]
+    if len(varied) <= MOST_COLUMNS:
+        return {cell: {name: str(each[name]) for name in varied} for cell, each in found.items()}
+    changes = {
+        cell: ", ".join(f"{name} {each[name]}" for name in varied if each[name] != start[name])
+        for cell, each in found.items()
+    }
+    return {cell: {"changes": text or "-"} for cell, text in changes.items()}
+
+
+def _row(order: int, trial: Trial, params: Row, seconds: float, state: str) -> Row:
     variant, sequences = trial.variant, trial.sequences
     outer = variant.config.train.outer_loop
     tuning = 0 if sequences.tuning is None else sequences.tuning.num_frames
@@ -182,7 +204,7 @@ def _row(order: int, trial: Trial, seconds: float, state: str) -> Row:
     return {
         "order": order,
         "trial": trial.trial_id,
-        **{name: str(value) for name, value in variant.params.items()},
+        **params,
         "seed": variant.seed,
         "pairs": 0 if variant.checkpoint else outer.num_iterations * outer.batch_pairs,
         "frames": sequences.report.num_frames * len(variant.config.evaluation.phases)

@@ -1,10 +1,10 @@
 """Searches the inner loop: steps, learned rates, gammas, online updates; alone or jointly.
 
-python search_spaces/search_inner_loop.py                        # all knobs jointly, minutes
-python search_spaces/search_inner_loop.py --kind grid --knobs num_steps     # one knob alone
-python search_spaces/search_inner_loop.py --plan                 # only says what would run
-python search_spaces/search_inner_loop.py --preset small --shards SHARDS --num-trials 40 \
-    --benchmark otb100 --benchmark-folder OTB --partial          # real data
+    python search_spaces/search_inner_loop.py                        # all knobs jointly, minutes
+    python search_spaces/search_inner_loop.py --kind grid --knobs num_steps     # one knob alone
+    python search_spaces/search_inner_loop.py --plan                 # only says what would run
+    python search_spaces/search_inner_loop.py --preset small --shards SHARDS --num-trials 40 \\
+        --benchmark otb100 --benchmark-folder OTB --partial          # real data
 
 Each trial meta-trains. TPE suggests, ASHA stops what falls behind on the tuning sequences; the best
 are then compared with the paper's settings over several seeds, on other sequences. The same command

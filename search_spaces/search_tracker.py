@@ -1,10 +1,10 @@
 """Searches a trained tracker's penalties, window, thresholds and intervals, without training.
 
-python search_spaces/search_tracker.py                           # minutes, after the quickstart;
-                                      # else its training of some minutes comes first
-python search_spaces/search_tracker.py --plan                    # only says what would run
-python search_spaces/search_tracker.py --checkpoint runs/RUN_ID/best --num-trials 300 \
-    --benchmark otb100 --benchmark-folder OTB --partial          # a trained detector, real data
+    python search_spaces/search_tracker.py                          # minutes, after the quickstart;
+                                         # else its training of some minutes comes first
+    python search_spaces/search_tracker.py --plan                   # only says what would run
+    python search_spaces/search_tracker.py --checkpoint runs/RUN_ID/best --num-trials 300 \\
+        --benchmark otb100 --benchmark-folder OTB --partial          # a trained detector, real data
 
 All trials track with one checkpoint: the one that is given, that of a finished run of the same
 config (launch.py's quickstart, for one), or one that is trained first. Trajectories are kept, so

@@ -18,7 +18,7 @@ from search_spaces.open_points import (
     measures,
     open_points_study,
 )
-from search_spaces.plan import tracking_seconds
+from search_spaces.plan import plan_text, tracking_seconds
 from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study import trials
 from search_spaces.study_options import StudyOptions
@@ -119,6 +119,14 @@ def test_all_points_make_a_study_that_needs_no_benchmark(tiny_shards: str) -> No
         "val/look_alike_iou_4",
         "val/look_alike_iou_0",
     ]
+
+
+def test_the_plan_says_of_each_cell_what_it_changes() -> None:
+    study = open_points_study(QUICKSTART, (0,), points=get_args(Point), look_alikes=False)
+    rows = [line for line in plan_text(study).splitlines() if line.startswith("│")]
+    start, double = rows[0], rows[-1]
+    assert " - " in start and "background_factor 2.0" in double
+    assert "None" not in start + double
 
 
 def test_options_of_tracking_are_refused_and_never_enter_an_id() -> None:

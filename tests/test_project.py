@@ -148,6 +148,8 @@ def test_a_script_explains_itself(script: str, run_script: Callable[..., Any]) -
     ended = run_script(ROOT / script, ROOT, "--help")
     assert ended.returncode == 0, ended.stderr
     assert "usage" in ended.stdout.lower()
+    commands = re.findall(r"^ *python .*", ended.stdout, re.MULTILINE)
+    assert all(line.count("python ") == 1 for line in commands), "one command a line"
 
 
 def test_a_script_needs_no_installation_of_the_project(tmp_path: Path) -> None:

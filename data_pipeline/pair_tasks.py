@@ -130,7 +130,15 @@ def draw_tasks(
         ShardError: the shards do not read, hold no moved views, or too few different tasks.
     """
     sampling = SamplingConfig(val_fraction=val_fraction)
-    index = _held_out(read_index(folder), part, val_fraction)
+    whole = read_index(folder)
+    index = _held_out(whole, part, val_fraction)
+    if not index.num_rows:
+        num_videos = whole.group_by(["dataset", "video"]).aggregate([]).num_rows
+        raise ShardError(
+            f"{folder}: held-out videos of the {part} part expected, none of its {num_videos} is "
+            f"one at the checkpoints' sampling.val_fraction ({val_fraction:g}). Preprocess more "
+            "videos, or train with a larger one."
+        )
     count = config.num_tasks if part == "report" else config.num_tuning
     rng = np.random.default_rng([config.seed, part == "tuning"])
     table = TrackTable(index, "val", sampling)

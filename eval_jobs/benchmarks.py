@@ -283,7 +283,8 @@ def select(
     num_expected, missing = benchmark.num_sequences or len(tracks) + num_skipped, ""
     if benchmark.sequences is not None:
         tracks, names = _in_official_order(tracks, benchmark.sequences)
-        num_expected, missing = len(benchmark.sequences), ", ".join(names)
+        num_expected, missing = len(benchmark.sequences), ", ".join(names[:10])
+        missing += f" and {len(names) - 10} more" if len(names) > 10 else ""
     elif len(tracks) > num_expected:
         raise DatasetError(
             f"{folder}: {benchmark.title} has {num_expected} sequences, {len(tracks)} found. "
@@ -294,7 +295,7 @@ def select(
         raise IncompleteResultsError(
             f"{benchmark.title} needs {num_expected} sequences, but {folder} lacks "
             f"{num_missing}{': ' if missing else ''}{missing}. Add them"
-            + (", or ask for a partial score." if tracks else ".")
+            + (", or accept it by --partial (launch.py: --evaluation.partial)." if tracks else ".")
         )
     if num_missing:
         log.warning("%s: %d of %d sequences", benchmark.title, len(tracks), num_expected)

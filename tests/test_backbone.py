@@ -188,3 +188,5 @@ def test_configs_refuse() -> None:
         BackboneConfig(width=0, weights="random")
     with pytest.raises(ValueError, match=r"width is 64; got width 16.*random"):
         BackboneConfig(width=16)
+    with pytest.raises(ValueError, match=r"'no\.pth' is neither .* nor an existing file"):
+        BackboneConfig(width=16, weights="no.pth")

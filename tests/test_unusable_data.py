@@ -1,4 +1,4 @@
-"""Preprocessing of folders that will not do: why, and before anything is started."""
+"""Data that will not do: why, and before anything is started."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 
 from data_pipeline import preprocess as script
 from data_pipeline.crop_tracks import CropConfig
+from data_pipeline.pair_tasks import PairTasksConfig, draw_tasks
 from data_pipeline.preprocess import PreprocessConfig, SourceConfig, write_shard
 from data_pipeline.shard_plans import make_plans
 from data_pipeline.shards import INDEX_FILE, ShardError
@@ -39,3 +40,9 @@ def test_the_script_looks_at_the_folders_before_ray_starts(
     with pytest.raises(SystemExit, match=r"error: .*tran/list\.txt"):
         script.main(sources, str(tmp_path / "shards"), CropConfig())
     assert not (tmp_path / "shards").exists()
+
+
+def test_pair_tasks_without_a_held_out_video_say_of_how_many_videos(tiny_shards: str) -> None:
+    with pytest.raises(ShardError, match=r"none of its 16 is one at .*val_fraction \(0\)") as ended:
+        draw_tasks(tiny_shards, PairTasksConfig(), part="report", val_fraction=0.0)
+    assert str(ended.value).startswith(tiny_shards)

@@ -58,6 +58,8 @@ class BackboneConfig:
         if self.width < 1:
             raise ValueError(f"backbone width must be at least 1, got {self.width}")
         if self.weights != "random" and self.width != 64:
+            if self.weights != "imagenet" and not Path(self.weights).is_file():
+                raise ValueError(_no_such_weights(self.weights))
             raise ValueError(
                 f"pretrained weights ({self.weights!r}) are a ResNet-18's, whose width is 64; "
                 f"got width {self.width}. Use weights='random' for another width."
@@ -233,6 +235,10 @@ def _random_resnet(width: int, generator: torch.Generator) -> Weights:
     return result
 
 
+def _no_such_weights(source: str) -> str:
+    return f"backbone weights: {source!r} is neither 'imagenet', 'random' nor an existing file"
+
+
 def _read_resnet18(source: str) -> Weights:
     """The state dict of torchvision's ResNet-18, downloaded or from a file."""
     if source == "imagenet":
@@ -241,9 +247,7 @@ def _read_resnet18(source: str) -> Weights:
         return dict(ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True))
     path = Path(source)
     if not path.is_file():
-        raise ValueError(
-            f"backbone weights: {source!r} is neither 'imagenet', 'random' nor an existing file"
-        )
+        raise ValueError(_no_such_weights(source))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that torch did not write makes it raise nearly anything

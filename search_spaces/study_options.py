@@ -146,8 +146,13 @@ def require_no_training(options: StudyOptions, usual: StudyOptions) -> None:
     Raises:
         ValueError: it names those that differ from the usual ones.
     """
-    names = ("short_pairs", "iterations_per_epoch", "num_epochs", "validation_pairs")
-    names = (*names, "backbone_weights")
+    names = (
+        "short_pairs",
+        "iterations_per_epoch",
+        "num_epochs",
+        "validation_pairs",
+        "backbone_weights",
+    )
     given = [name for name in names if getattr(options, name) != getattr(usual, name)]
     if given:
         raise ValueError(

@@ -1,4 +1,7 @@
-"""How a script ends on an error that its user can mend: with its message, and exit code 1."""
+"""How a script ends on an error that its user can mend: with its message, and exit code 1.
+
+And how a long text stands in such a message.
+"""
 
 import traceback
 from collections.abc import Iterator
@@ -32,6 +35,16 @@ def clear_errors(*others: type[Exception]) -> Iterator[None]:
         if is_own or is_told:
             raise SystemExit(f"error: {cause}") from error
         raise
+
+
+def shortened(value: object, limit: int) -> str:
+    """A value's text, or its beginning and how long it is where that is over a limit.
+
+    >>> shortened("abc", 3), shortened("abcd", 3)
+    ('abc', 'abc... (4 characters)')
+    """
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
 def innermost(error: Exception) -> Exception:

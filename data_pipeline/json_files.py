@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.steady_storage import read_file
 
 T = TypeVar("T")
@@ -62,5 +63,5 @@ def read_parsed(
         return parse(text)
     except ValueError as error:
         raise StoredFileError(
-            f"{folder}/{name}: {expected} expected ({error!s:.500}). {remedy}"
+            f"{folder}/{name}: {expected} expected ({shortened(error, 500)}). {remedy}"
         ) from error

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.steady_storage import read_file, write_file
 
 SCHEMA_VERSION = 2
@@ -86,7 +87,8 @@ def read_manifest(folder: str) -> Manifest:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ShardError(
             f"{folder}/{MANIFEST_FILE}: a manifest expected, it does not parse "
-            f"({type(error).__name__}: {error!s:.300}). Run data_pipeline/preprocess.py again."
+            f"({type(error).__name__}: {shortened(error, 300)}). "
+            "Run data_pipeline/preprocess.py again."
         ) from error
     expect_version(f"{folder}/{MANIFEST_FILE}", version)
     try:
@@ -94,7 +96,7 @@ def read_manifest(folder: str) -> Manifest:
         return Manifest(**content)
     except (TypeError, AttributeError) as error:
         raise ShardError(
-            f"{folder}/{MANIFEST_FILE}: the fields of Manifest expected ({error!s:.300}). "
+            f"{folder}/{MANIFEST_FILE}: the fields of Manifest expected ({shortened(error, 300)}). "
             "Run data_pipeline/preprocess.py again into a new folder."
         ) from error
 

@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.manifest import SCHEMA_VERSION, ShardError
 
 _BOX = pa.list_(pa.float32(), 4)
@@ -64,7 +65,7 @@ def checked(table: pa.Table, where: str, schema: pa.Schema) -> pa.Table:
     try:
         table.validate(full=True)
     except pa.ArrowInvalid as error:
-        wrong = wrong or [str(error)[:200]]
+        wrong = wrong or [shortened(error, 200)]
     if wrong:
         raise ShardError(
             f"{where}: the columns that data_pipeline/preprocess.py writes expected, without gaps, "

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.crops import CROP_SIZE_PX
 from data_pipeline.manifest import (
     SCHEMA_VERSION,
@@ -166,7 +167,7 @@ def _to_chunk(row: dict[str, Any], where: str) -> TrackChunk:
             ),
         )
     except (TypeError, ValueError) as error:  # nulls within lists, lists of different lengths
-        raise ShardError(f"{where}: {error!s:.500}") from error
+        raise ShardError(f"{where}: {shortened(error, 500)}") from error
 
 
 def read_chunks(folder: str, shard: str, row_group: int) -> list[TrackChunk]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.manifest import read_manifest
 from eval_jobs.pair_contest import Contest, Entry, score_entry
 from eval_jobs.pair_scores import MEASURES, PairScore
@@ -74,7 +75,8 @@ class PairResults:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ResultError(
-                f"{path} cannot be used: {error!s:.200}. Delete it to score {entry.name} again."
+                f"{path} cannot be used: {shortened(error, 200)}. "
+                f"Delete it to score {entry.name} again."
             ) from error
 
     def read_or_score(

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from data_pipeline.boxes import xywh_to_xyxy
+from data_pipeline.clear_errors import shortened
 from data_pipeline.readers.annotations import ANY_DELIMITER, read_lines, read_rows
 from data_pipeline.tracks import DatasetError, Track
 from eval_jobs.benchmarks import IncompleteResultsError, Selection, first_frames, sequence_name
@@ -205,7 +206,7 @@ def _read_seconds(path: Path, num_frames: int) -> Float[ndarray, "frames"]:
         seconds = np.array([float(line.split(",")[0]) for line in lines])
     except ValueError as error:
         raise DatasetError(
-            f"{times}: seconds, a row per frame, expected ({error!s:.80})"
+            f"{times}: seconds, a row per frame, expected ({shortened(error, 80)})"
         ) from error
     if len(seconds) != num_frames:
         raise DatasetError(

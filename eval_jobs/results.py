@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.tracks import Track
 from eval_jobs.protocols import Trajectory
 
@@ -120,7 +121,7 @@ class ResultStore:
             digest = _digest(content)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ResultError(
-                _complaint(track, path, f"it is not a whole result file ({error!s:.80})")
+                _complaint(track, path, f"it is not a whole result file ({shortened(error, 80)})")
             ) from error
         if claimed != digest:
             raise ResultError(_complaint(track, path, "its content does not match its checksum"))
@@ -248,7 +249,7 @@ def _trajectory(content: dict[str, Any], track: Track, path: Path) -> Trajectory
         )
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise ResultError(
-            _complaint(track, path, f"its arrays are wrong ({error!s:.80})")
+            _complaint(track, path, f"its arrays are wrong ({shortened(error, 80)})")
         ) from error
     if len(trajectory) != len(track):
         raise ResultError(

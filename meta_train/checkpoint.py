@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from pyarrow.fs import FileSystem
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.steady_storage import fetch_folder, is_full
 from data_pipeline.storage import open_folder
 from data_pipeline.uris import expect_no_secret
@@ -152,7 +153,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
         config = from_json((folder / _CONFIG).read_bytes())
     except ValueError as error:
         raise CheckpointError(
-            f"{folder / _CONFIG}: no config of this release ({error!s:.500}); "
+            f"{folder / _CONFIG}: no config of this release ({shortened(error, 500)}); "
             "load it with the release that wrote it"
         ) from error
     state = read_state(folder / _STATE, config, device)
@@ -237,7 +238,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
             f"{path}: not found; expected the folder of a checkpoint, such as runs/RUN_ID/best"
         ) from error
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint's manifest ({error!r:.200})") from error
+        raise CheckpointError(
+            f"{path}: not a checkpoint's manifest ({shortened(repr(error), 200)})"
+        ) from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: expected format version {FORMAT_VERSION}, got {reprlib.repr(version)}; "

@@ -2,6 +2,7 @@
 
 import json
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.json_files import StoredFileError, read_object
 from data_pipeline.steady_storage import write_file
 
@@ -20,7 +21,7 @@ def mlflow_run_of(storage: str, folder: str) -> str | None:
     if not isinstance(run_id := content.get("run_id"), str):
         raise StoredFileError(
             f"{storage}/{folder}/{_FILE}: the id of a run in MLflow under 'run_id' expected, got "
-            f"{run_id!r:.80}. Delete the file, and a new run is begun there."
+            f"{shortened(repr(run_id), 80)}. Delete the file, and a new run is begun there."
         )
     return run_id
 

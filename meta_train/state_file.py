@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_pipeline.clear_errors import shortened
 from meta_train.detectors.backbone import Weights
 from meta_train.kernel_rates import Rates
 from meta_train.learner import Learner, initial_learner
@@ -43,7 +44,7 @@ def require_device(device: torch.device | str) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device {str(device)!r}: one that this machine has expected, such as cpu or cuda; "
-            f"PyTorch says: {str(error).splitlines()[0]:.200}"
+            f"PyTorch says: {shortened(error, 200)}"
         ) from error
 
 
@@ -61,7 +62,7 @@ def read_state(path: Path, config: TrainConfig, device: torch.device | str) -> S
     except Exception as error:  # a file that torch did not write makes it raise nearly anything
         raise CheckpointError(
             f"{path}: tensors as torch saves them expected, it does not load "
-            f"({type(error).__name__}: {error!s:.200}). Use another checkpoint."
+            f"({type(error).__name__}: {shortened(error, 200)}). Use another checkpoint."
         ) from error
     parts = ("weights", "rates", "optimizer")
     given = set(content) if isinstance(content, dict) else set()
@@ -111,5 +112,6 @@ def _expect_tensors(
             if isinstance(tensor, Tensor):
                 got = f"a tensor of {tensor.dtype} of shape {tuple(tensor.shape)}"
             raise CheckpointError(
-                f"{path}: {wanted} expected under {name!r:.80}, got {got}. Use another checkpoint."
+                f"{path}: {wanted} expected under {shortened(repr(name), 80)}, got {got}. "
+                "Use another checkpoint."
             )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.stream import EpisodeStream
 from meta_train import checkpoint as checkpoints
 from meta_train.checkpoint import Checkpoint
@@ -90,7 +91,7 @@ class TrainState:
                 for name in ("exp_avg", "exp_avg_sq")
             ]
         except Exception as error:  # torch checks little, and raises nearly anything
-            shapes, trouble = [], f"{type(error).__name__}: {error!s:.200}"
+            shapes, trouble = [], f"{type(error).__name__}: {shortened(error, 200)}"
         else:
             trouble = "moments of another shape"
             if all(given == expected for given, expected in shapes):

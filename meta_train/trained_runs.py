@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.fs
 from pydantic import TypeAdapter
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.json_files import StoredFileError, read_object
 from data_pipeline.manifest import read_manifest
 from data_pipeline.steady_storage import open_steady, write_file
@@ -83,9 +84,9 @@ def trained_runs(storage: str) -> dict[str, TrainResult]:
         try:
             result = _RESULT.validate_python(content)
         except ValueError as error:
-            raise _damaged(f"{storage}/{path}", f"{error!s:.500}") from error
+            raise _damaged(f"{storage}/{path}", shortened(error, 500)) from error
         if not isinstance(name, str):
-            raise _damaged(f"{storage}/{path}", f"fingerprint {name!r:.80}")
+            raise _damaged(f"{storage}/{path}", f"fingerprint {shortened(repr(name), 80)}")
         if name:
             found[name] = result
     return found

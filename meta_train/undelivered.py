@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from data_pipeline.clear_errors import shortened
+
 log = logging.getLogger(__name__)
 
 
@@ -80,7 +82,8 @@ class UndeliveredFolder:
                 for line in path.read_bytes().splitlines():
                     point = _parse_point(line)
                     if point is None:
-                        log.warning("%s has a line that is no metric point: %r", path, line[:80])
+                        shown = shortened(repr(line), 80)
+                        log.warning("%s has a line that is no metric point: %s", path, shown)
                     else:
                         points.append(point)
         return points

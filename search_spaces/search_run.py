@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from data_pipeline.clear_errors import shortened
 from eval_jobs.row_tables import Row, text_table
 from meta_train.run_log import RunLog
 from search_spaces.comparison import compare_url
@@ -169,7 +170,7 @@ def tried_rows(search: Search[Any], tried: Sequence[Tried]) -> list[Row]:
             OBJECTIVE: "" if each.objective is None else f"{each.objective:.4f}",
             "ending": each.ending,
             "seconds": round(each.seconds, 1),
-            "error": each.error.partition("\n")[0][:80],
+            "error": shortened(each.error.partition("\n")[0], 80),
         }
         for rank, each in enumerate(_ranked(tried), start=1)
     ]

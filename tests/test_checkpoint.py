@@ -18,6 +18,7 @@ from meta_train.detectors.network import NetworkConfig
 from meta_train.inner_loop import InnerLoopConfig
 from meta_train.kernel_rates import KernelRatesConfig
 from meta_train.learner import initial_learner
+from meta_train.state_file import require_device
 from meta_train.train_config import TrainConfig
 
 CONFIG = TrainConfig(
@@ -200,3 +201,8 @@ def test_the_digest_tells_contents_apart(tmp_path: Path) -> None:
     assert checkpoints.content_digest(save(changed, tmp_path / "changed")) != digest
     with pytest.raises(CheckpointError):
         checkpoints.content_digest(tmp_path / "nowhere")
+
+
+def test_what_pytorch_says_of_a_device_is_shortened_with_a_sign() -> None:
+    with pytest.raises(ValueError, match=r" says: Expected one of.*\.\.\. \(\d+ characters\)$"):
+        require_device("g" * 99)

@@ -7,7 +7,7 @@ import pytest
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
-from data_pipeline.clear_errors import clear_errors
+from data_pipeline.clear_errors import clear_errors, shortened
 from data_pipeline.json_files import StoredFileError
 from data_pipeline.manifest import ShardError
 from data_pipeline.ray_session import ClusterError
@@ -55,3 +55,8 @@ def test_a_library_s_value_error_keeps_its_traceback() -> None:
         json.loads("no JSON")
     with pytest.raises(SystemExit, match=r"error: .*gone"), clear_errors(OSError):
         Path("gone").read_text()
+
+
+def test_a_text_that_is_too_long_says_so() -> None:
+    assert shortened(ValueError("in full"), 7) == "in full"
+    assert shortened("12345678", 7) == "1234567... (8 characters)"

@@ -21,7 +21,7 @@ import torch
 from data_pipeline.json_files import StoredFileError
 from data_pipeline.manifest import read_manifest
 from data_pipeline.preprocess import PreprocessConfig, SourceConfig, _claim_folder
-from data_pipeline.shard_schema import ARROW_SCHEMA, INDEX_SCHEMA
+from data_pipeline.shard_schema import ARROW_SCHEMA, INDEX_SCHEMA, checked
 from data_pipeline.shards import (
     ShardError,
     TrackChunk,
@@ -118,6 +118,14 @@ def test_a_shard_with_other_columns(tmp_path: Path, damage: str) -> None:
     with pytest.raises(ShardError, match=f"^{tmp_path}/x: "):
         index_shard(str(tmp_path), "x")
         read_chunks(str(tmp_path), "x", 0)
+
+
+def test_what_arrow_says_at_length_is_shortened_with_a_sign() -> None:
+    column = pa.array([b"\xff"]).view(pa.string())
+    for _ in range(9):
+        column = pa.ListArray.from_arrays([0, 1], column)
+    with pytest.raises(ShardError, match=r"List child array.*\.\.\. \(\d+ characters\)"):
+        checked(pa.table({"nested": column}), "x", pa.schema([]))
 
 
 @pytest.mark.parametrize("notes", [b"{", b"[]", b"\xff", DEEP])

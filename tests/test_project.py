@@ -136,6 +136,11 @@ def test_a_module_keeps_the_house_rules(path: Path) -> None:
             assert node.type is not None, f"{line}: name the exceptions that are expected"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert script or node.func.id != "print", f"{line}: log, outside a script"
+        if isinstance(node, ast.FormattedValue):
+            cut = re.search(
+                r"(:\.\d+|\[[^]]*:\d+\]!r)\}['\"]+$", ast.unparse(ast.JoinedStr([node]))
+            )
+            assert not cut, f"{line}: `shortened` says that a text goes on"
         if isinstance(node, ast.ImportFrom):
             assert node.module != "__future__", f"{line}: breaks the run-time shape checks"
         if isinstance(node, ast.FunctionDef) and node.name == "main":

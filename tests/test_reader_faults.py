@@ -60,7 +60,7 @@ FAULTS = {
     "got10k: name too long for a file": (
         "train/list.txt",
         write("train/list.txt", "a" * 300),
-        "plain folder names expected, got 'aaa",
+        f"plain folder names expected, got '{'a' * 80}... (300 characters)'",
     ),
     "got10k: no images": (
         "train/video_b",
@@ -315,7 +315,7 @@ FAULTS = {
     "vot: images in a folder of a name too long": (
         "ball/sequence",
         write("ball/sequence", f"channels.color={'a' * 300}/%08d.jpg\n"),
-        "channels.color within the sequence's folder expected, got 'aaa",
+        f"within the sequence's folder expected, got '{'a' * 80}... (309 characters)'",
     ),
     "own_videos: no box file": (
         "walk.txt",

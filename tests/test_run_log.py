@@ -221,9 +221,9 @@ def test_a_cut_line_of_undelivered_points_is_left_out(
     folder = UndeliveredFolder(tmp_path)
     point = Point("loss", float("inf"), 17, 3)
     folder.append([point])
-    (tmp_path / "other.jsonl").write_text('{"name": "loss", "val')
+    (tmp_path / "other.jsonl").write_text('{"name": "loss", "val' + "u" * 99)
     assert folder.read_points() == [point]
-    assert "no metric point" in caplog.text
+    assert "no metric point: b'{" in caplog.text and "u... (123 characters)" in caplog.text
 
 
 def test_a_disk_that_fails_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -176,19 +176,18 @@ def test_a_grid_tries_to_the_end_what_another_search_stopped() -> None:
 def test_finalists_are_the_best_of_those_that_ran_to_the_end() -> None:
     found = finalists([tried(1, 0.2), tried(2, 0.9, "stopped"), tried(4, 0.5)], 5)
     assert found == {"best1": {"num_steps": 4}, "best2": {"num_steps": 1}}
-    with pytest.raises(ValueError, match=r"none of the 2 choices.*'tuning/auc'"):
-        finalists([tried(1, None, "failed"), tried(2, 0.1, "stopped")], 1)
+    with pytest.raises(ValueError, match=r"none of the 6 choices.*'tuning/auc'.*failed, \.\.\.$"):
+        finalists([tried(1, None, "failed"), tried(2, 0.1, "stopped")] * 3, 1)
 
 
 def test_the_report_lists_all_that_was_tried_best_first() -> None:
     search = search_of(STEPS)
-    results = [tried(1, 0.2), tried(2, 0.9, "stopped"), tried(4, None, "failed")]
+    failed = replace(tried(4, None, "failed"), error="e" * 99)
+    results = [tried(1, 0.2), tried(2, 0.9, "stopped"), failed]
     rows = tried_rows(search, results)
-    assert [(row["num_steps"], row["ending"]) for row in rows] == [
-        ("1", "finished"),
-        ("2", "stopped"),
-        ("4", "failed"),
-    ]
+    assert [row["num_steps"] for row in rows] == ["1", "2", "4"]
+    assert [row["ending"] for row in rows] == ["finished", "stopped", "failed"]
+    assert rows[2]["error"] == "e" * 80 + "... (99 characters)"
     assert len(search_figure(search, results).axes) == 1
 
 

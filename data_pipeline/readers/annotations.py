@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.tracks import DatasetError, ImageFiles, MissingImagesError, Track
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -108,7 +109,7 @@ def read_names(list_file: Path) -> list[str]:
     for name in names:
         if Path(name).name != name or name in (".", "..") or not is_file_name(name):
             raise DatasetError(
-                f"{list_file}: plain folder names expected, got {name[:80]!r}. "
+                f"{list_file}: plain folder names expected, got {shortened(name, 80)!r}. "
                 "Put the video's folder beside the list."
             )
     return names
@@ -149,7 +150,7 @@ def read_rows(
         if len(row) not in allowed:
             raise DatasetError(
                 f"{path}, line {number}: {_in_words(allowed)} numbers '{expected}' with "
-                f"{_delimiter_in_words(delimiter)} between expected, got {line[:80]!r}. "
+                f"{_delimiter_in_words(delimiter)} between expected, got {shortened(line, 80)!r}. "
                 "Rewrite the row."
             )
         rows.append(row)
@@ -211,7 +212,7 @@ def read_flags(path: Path, count: int) -> Bool[ndarray, "frames"]:
     ]
     if wrong := [field for field in fields if field not in ("0", "1")]:
         raise DatasetError(
-            f"{path}: flags 0 or 1 with commas between expected, got {wrong[0][:80]!r}. "
+            f"{path}: flags 0 or 1 with commas between expected, got {shortened(wrong[0], 80)!r}. "
             "Mend the file, or download it again."
         )
     expect_count(path, len(fields), count, "flags")

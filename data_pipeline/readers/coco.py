@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.boxes import xywh_to_xyxy
+from data_pipeline.clear_errors import shortened
 from data_pipeline.readers.annotations import VideoReader
 from data_pipeline.tracks import DatasetError, Track
 
@@ -50,7 +51,8 @@ def list_videos(folder: Path, split: str, *, dataset: str = "coco") -> Iterator[
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{path}: COCO's instances expected (lists 'images', 'annotations' and 'categories' "
-            f"that fit each other), got {type(error).__name__}: {error!s:.80}. Download it again."
+            f"that fit each other), got {type(error).__name__}: {shortened(error, 80)}. "
+            "Download it again."
         ) from error
     present = _present_files(folder / split)
     for image, name in files.items():
@@ -89,7 +91,7 @@ def _read_object(
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{path}: an object with id, bbox and a known category_id expected for {image.name}, "
-            f"got {_short(entry)} ({type(error).__name__}: {error!s:.80}). Mend the entry."
+            f"got {_short(entry)} ({type(error).__name__}: {shortened(error, 80)}). Mend the entry."
         ) from error
     if box.shape != (4,):
         raise DatasetError(

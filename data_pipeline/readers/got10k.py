@@ -11,6 +11,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from data_pipeline.boxes import xywh_to_xyxy
+from data_pipeline.clear_errors import shortened
 from data_pipeline.readers.annotations import (
     VideoReader,
     expect_count,
@@ -100,7 +101,7 @@ def _read_category(path: Path) -> str:
         parser.read(path, encoding="utf-8")
     except (ConfigParserError, UnicodeDecodeError) as error:
         raise DatasetError(
-            f"{path}: an ini file with a section [METAINFO] expected, got: {error!s:.300}. "
-            "Mend or delete the file."
+            f"{path}: an ini file with a section [METAINFO] expected, got: "
+            f"{shortened(error, 300)}. Mend or delete the file."
         ) from error
     return parser.get("METAINFO", "object_class", fallback="").strip()

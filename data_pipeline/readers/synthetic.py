@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from data_pipeline.boxes import xyxy_to_xywh
+from data_pipeline.clear_errors import shortened
 from data_pipeline.readers import got10k
 from data_pipeline.readers.annotations import VideoReader
 from data_pipeline.synthetic_scenes import SyntheticConfig, render_video
@@ -148,7 +149,7 @@ def _is_complete(folder: Path, config: SyntheticConfig) -> bool:
     if not same:
         raise DatasetError(
             f"{folder}: videos of this config expected, it holds those of "
-            f"{found.get('config')!s:.500}. "
+            f"{shortened(found.get('config'), 500)}. "
             "Choose another folder, or delete this one."
         )
     return complete

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from data_pipeline.boxes import cxcywh_to_xyxy, xywh_to_xyxy
+from data_pipeline.clear_errors import shortened
 from data_pipeline.readers.annotations import (
     VideoReader,
     expect_count,
@@ -118,7 +119,7 @@ def _image_folder(sequence: Path) -> Path:
     if pattern.is_absolute() or ".." in pattern.parts or not all(map(is_file_name, pattern.parts)):
         raise DatasetError(
             f"{description}: channels.color within the sequence's folder expected, got "
-            f"'{pattern!s:.80}'. Write it as color/%08d.jpg and put the images there."
+            f"'{shortened(pattern, 80)}'. Write it as color/%08d.jpg and put the images there."
         )
     return sequence / pattern.parent
 
@@ -130,7 +131,7 @@ def _read_tags(folder: Path, num_frames: int) -> dict[str, Bool[ndarray, "frames
         lines = read_lines(path, "one tag (0 or 1) per frame")
         if wrong := [line for line in lines if line not in ("0", "1")]:
             raise DatasetError(
-                f"{path}: one tag 0 or 1 per line expected, got {wrong[0][:80]!r}. "
+                f"{path}: one tag 0 or 1 per line expected, got {shortened(wrong[0], 80)!r}. "
                 "Mend or delete the file."
             )
         if len(lines) > num_frames:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from data_pipeline.clear_errors import shortened
 from meta_train.detectors.convolution import convolve
 
 Weights = dict[str, Tensor]
@@ -253,7 +254,7 @@ def _read_resnet18(source: str) -> Weights:
     except Exception as error:  # a file that torch did not write makes it raise nearly anything
         raise ValueError(
             f"{path}: expected a torchvision ResNet-18 state dict, but it does not load "
-            f"({type(error).__name__}: {error!s:.200})"
+            f"({type(error).__name__}: {shortened(error, 200)})"
         ) from error
     if not isinstance(state, dict):
         raise ValueError(

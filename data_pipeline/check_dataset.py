@@ -78,7 +78,8 @@ def recognise(folder: Path) -> str:
         for name, layout in LAYOUTS.items()
         if (splits := _find_splits(layout, path)) and (path in inner or folder.name in splits)
     ]
-    names = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
+    inside = sorted(path.name for path in folder.iterdir())
+    names = ", ".join(inside[:8]) + (f", ... ({len(inside)} entries)" if len(inside) > 8 else "")
     shapes = "\n".join(f"    {name}: {layout.shape}" for name, layout in LAYOUTS.items())
     raise DatasetError(
         f"{folder}: one of the layouts below expected, got a folder with {names or 'nothing'}"

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from data_pipeline.clear_errors import shortened
 from data_pipeline.tracks import DatasetError, Track, read_image
 from eval_jobs.regions import legacy_overlap, rectangle_corners
 from eval_jobs.tracker import Prediction, Tracker
@@ -249,7 +250,8 @@ def _check_codes(codes: Int[ndarray, "frames"], boxes: Float[ndarray, "frames 4"
     """
     if not len(codes) or codes[0] != INITIALIZED or not np.isin(codes, range(4)).all():
         raise ValueError(
-            f"codes must be 0 to 3 and begin with {INITIALIZED} (initialised), got {codes[:10]}"
+            f"codes must be 0 to 3 and begin with {INITIALIZED} (initialised), got "
+            f"{shortened(np.unique(codes).tolist(), 80)}, beginning with {codes[:1].tolist()}"
         )
     finite = np.isfinite(boxes).all(axis=1)
     if not np.array_equal(finite, codes == TRACKED):

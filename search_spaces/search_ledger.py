@@ -111,6 +111,7 @@ def finalists(tried: Sequence[Tried], count: int) -> dict[str, Mapping[str, Valu
     ended = [each for each in tried if each.ending == "finished" and each.objective is not None]
     if not ended:
         endings = ", ".join(f"{each.ending} {each.error}".strip() for each in tried[:5])
+        endings += ", ..." if len(tried) > 5 else ""
         raise ValueError(
             f"none of the {len(tried)} choices that were tried ended well and reported "
             f"{OBJECTIVE!r}: {endings or 'nothing was tried'}"

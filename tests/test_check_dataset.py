@@ -260,6 +260,14 @@ def test_an_unknown_split_shows_those_that_are_there(
     assert r"one of the splits that it holds expected (train), got 'tran'" in text
 
 
+def test_a_folder_of_many_files_is_told_from_one_of_eight(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / f"{number}.txt").touch()
+    assert "6.txt, 7.txt. Arrange" in describe(check_dataset(tmp_path))
+    (tmp_path / "8.txt").touch()
+    assert "6.txt, 7.txt, ... (9 entries). Arrange" in describe(check_dataset(tmp_path))
+
+
 def test_exit_code(
     make_dataset: MakeDataset, tmp_path: Path, run_script: Callable[..., Any]
 ) -> None:

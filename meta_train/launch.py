@@ -1,10 +1,12 @@
 """Meta-trains a detector into a tracker and evaluates it.
 
-python meta_train/launch.py                                 # quickstart, nothing to prepare
-python meta_train/launch.py small --train.shards SHARDS     # real data
-python meta_train/launch.py --resume RUN_ID                 # goes on where it stopped
-python meta_train/launch.py PRESET --plan                   # size, memory and cost, nothing starts
-python meta_train/launch.py PRESET --help                   # every setting
+Without a preset it is the quickstart:
+
+    python meta_train/launch.py                                 # quickstart, nothing to prepare
+    python meta_train/launch.py small --train.shards SHARDS     # real data
+    python meta_train/launch.py --resume RUN_ID                 # goes on where it stopped
+    python meta_train/launch.py PRESET --plan                   # size, memory, cost; nothing starts
+    python meta_train/launch.py PRESET --help                   # every setting
 """
 
 import argparse

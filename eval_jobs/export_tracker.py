@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from data_pipeline.clear_errors import clear_errors
+from data_pipeline.clear_errors import clear_errors, shortened
 from meta_train.checkpoint import FILES, Checkpoint, CheckpointError, load, save
 
 
@@ -31,8 +31,8 @@ def export_tracker(checkpoint: Path | str, output: Path) -> Path:
         found = load(checkpoint)
     except OSError as error:
         raise CheckpointError(
-            f"{checkpoint}: a checkpoint that can be read expected ({error!s:.500}). Use another "
-            "one, or mend its name"
+            f"{checkpoint}: a checkpoint that can be read expected ({shortened(error, 500)}). Use "
+            "another one, or mend its name"
         ) from error
     network = found.config.detector.network
     weights = network.backbone.weights  # the path of a file, it may be

@@ -28,6 +28,7 @@ from eval_jobs.presets import PRESETS
 from eval_jobs.row_tables import table_rows, text_table
 from meta_train.plan import plan
 from meta_train.run_log import MlflowConfig, flatten_config
+from meta_train.train_config import resolved
 from meta_train.trainer import new_run_id
 
 
@@ -65,6 +66,8 @@ def main() -> None:
         print(plan(config.pipeline.train, _device(config)).text())
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if config.resume is None and config.pipeline.synthetic is None:
+        resolved(config.pipeline.train)  # what is not set is said before there is a run, or Ray
     run_id = config.resume or new_run_id(preset)
     print(f"run {run_id} (if it stops: {_resuming(config, run_id)})", flush=True)
     with ray_session(config.address):

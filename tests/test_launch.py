@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from eval_jobs.presets import PRESETS
+from meta_train import launch
 from meta_train.launch import _parse, _resuming
 from meta_train.train_config import ScalingConfig, TrainConfig
 from meta_train.trainer import create_run
@@ -22,6 +23,19 @@ def test_a_setting_without_a_preset_changes_the_quickstart() -> None:
     preset, config = _parse(["--train.seed", "3"])
     assert preset == "quickstart"
     assert config.pipeline.train.seed == 3
+
+
+def test_without_shards_there_is_neither_a_run_nor_ray(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def starts(address: str) -> None:
+        raise AssertionError(f"Ray was started at {address}")
+
+    monkeypatch.setattr(launch, "ray_session", starts)
+    monkeypatch.setattr("sys.argv", ["launch.py", "small"])
+    with pytest.raises(SystemExit, match=r"error: shards: .* with --train\.shards"):
+        launch.main()
+    assert not capsys.readouterr().out
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from eval_jobs.row_tables import text_table
 from eval_jobs.scores import TrackerScore
 from eval_jobs.tracker import TrackerConfig
 from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, checkpoint_specs
+from eval_jobs.work import plan_work
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
 
 
@@ -83,8 +84,11 @@ def main(
     names = [spec.name for spec in specs] + [name for name, _ in named]
     if len(set(names)) != len(names):
         raise ValueError(f"trackers need different names, got {', '.join(names)}")
+    places = list(zip(rows, folders, strict=True))
+    # What is missing is said before there is a run, or Ray.
+    plan_work(specs, places, output, partial=partial, max_sequences=max_sequences)
     theirs: list[list[TrackerScore]] = [[] for _ in rows]
-    for at, (row, place) in enumerate(zip(rows, folders, strict=True) if named else ()):
+    for at, (row, place) in enumerate(places if named else ()):
         whole = select(row, place, partial=partial, max_sequences=max_sequences)
         theirs[at] = [score_results(*each, whole, max_frames) for each in named]
     run_log = RunLog.start(
@@ -108,7 +112,7 @@ def main(
         with ray_session(address or default_address()) if specs else nullcontext():
             evaluate_all(
                 specs,
-                list(zip(rows, folders, strict=True)),
+                places,
                 output,
                 run_log=run_log,
                 report=report,

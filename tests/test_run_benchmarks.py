@@ -105,3 +105,15 @@ def test_results_of_others_are_scored_on_several_benchmarks_without_ray(
 def test_wrong_options_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(SystemExit, match=f"^error: {message}"):
         main(**{"folder": (Path("OTB"),), **arguments})
+
+
+def test_what_is_missing_is_said_before_there_is_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_sequence(tmp_path / "OTB")
+    with pytest.raises(SystemExit, match=r"error: OTB-100 .* lacks 99: .*--partial"):
+        main(folder=(Path("OTB"),), baselines=("static",))
+    with pytest.raises(SystemExit, match=r"error: .*nowhere/checkpoint\.json: not found"):
+        main(folder=(Path("OTB"),), checkpoints=("nowhere",), partial=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"OTB"}

@@ -111,8 +111,10 @@ class RelayedLog:
 
         asked = self._route.handle, self._waiting, is_last
         try:
-            ray.get(self._route.relay.log.remote(*asked), timeout=RELAY_SECONDS)
-        except ray.exceptions.RayError as error:
+            # Not `ray.get`: a task that waits in it lends its CPU to the next task, and then both
+            # are on it.
+            self._route.relay.log.remote(*asked).future().result(timeout=RELAY_SECONDS)
+        except (ray.exceptions.RayError, TimeoutError) as error:
             self._retry_at = time.monotonic() + RETRY_SECONDS
             log.warning("the relay to MLflow failed, trying later: %s", error)
         else:

@@ -271,9 +271,10 @@ def _overall_findings(folder: Path, report: SplitReport, names: Counter[str]) ->
             kind="box too small",
             message=f"{folder}: boxes with a shorter side of at least {CROPS.min_box_px:g} px in "
             f"videos and {CROPS.min_still_box_px:g} px in stills expected, got "
-            f"{report.num_too_small} of {report.num_usable} below that; preprocess.py leaves them "
-            "out. Lower its --crops.min-box-px or --crops.min-still-box-px to keep them.",
-            severity="warning" if report.num_too_small < report.num_usable else "error",
+            f"{report.num_too_small} of {report.num_usable} below that. To track in, they are "
+            "good; for training, preprocess.py leaves them out. Lower its --crops.min-box-px or "
+            "--crops.min-still-box-px to keep them.",
+            severity="warning",
         )
     bad = report.num_visible - report.num_usable
     reaching_out = report.num_reaching_out

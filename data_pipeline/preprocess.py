@@ -84,13 +84,15 @@ def preprocess(config: PreprocessConfig) -> PreprocessReport:
         ShardError: the output folder holds the shards of another plan, or nothing was kept.
         StorageError: the output folder's storage does not answer.
     """
-    with closing(make_plans(config)) as plans:
-        return write_planned(config, plans)
-
-
-def write_planned(config: PreprocessConfig, plans: ShardPlans) -> PreprocessReport:
-    """What `preprocess` does once the annotations were read."""
     start = time.perf_counter()
+    with closing(make_plans(config)) as plans:
+        return write_planned(config, plans, start)
+
+
+def write_planned(config: PreprocessConfig, plans: ShardPlans, start: float) -> PreprocessReport:
+    """What `preprocess` does once the annotations were read; ``start`` is when that began, by
+    `time.perf_counter`.
+    """
     filesystem, path = open_steady(config.output)
     images_written, shards = 0, plans.shards
     _claim_folder(config, plans.fingerprint)
@@ -238,8 +240,9 @@ def _write_index(output: str, shards: list[str]) -> None:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
         raise ShardError(
             f"{output}: at least one track to keep expected, all frames were left out: "
-            f"{reasons or 'there is none'}. See --crops.min-box-px for boxes that are too small, "
-            "and data_pipeline/check_dataset.py for all else."
+            f"{reasons or 'there is none'}. See --crops.min-box-px and --crops.min-still-box-px "
+            "for boxes that are too small, data_pipeline/check_dataset.py for all else; then take "
+            "another output folder, or delete this one."
         )
     content = pa.BufferOutputStream()
     pq.write_table(index, content)
@@ -308,8 +311,9 @@ def main(
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     # First the plans: a folder that will not do is told before Ray starts.
+    start = time.perf_counter()
     with closing(make_plans(config)) as plans, ray_session(address or default_address()):
-        report = write_planned(config, plans)
+        report = write_planned(config, plans, start)
     print(describe(report))
 
 

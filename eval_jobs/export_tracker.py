@@ -26,6 +26,7 @@ def export_tracker(checkpoint: Path | str, output: Path) -> Path:
             output holds something else, or cannot be written.
         ValueError: the URI holds a secret.
     """
+    output = output.absolute()
     _expect_replaceable(output)
     try:
         found = load(checkpoint)
@@ -60,10 +61,12 @@ def _expect_replaceable(output: Path) -> None:
     """Refuses a place where `save` would take away more than an earlier export."""
     if output.is_dir():
         names = sorted(path.name for path in output.iterdir())
-        if not names or set(names) == set(FILES):
+        others = [name for name in names if name not in FILES]
+        if not names or (not others and not load(output).optimizer):
             return
-        others = [name for name in names if name not in FILES] or names
         content = f"it holds {', '.join(others[:3])}{', ...' * (len(others) > 3)}"
+        if not others:
+            content = "it holds a run's checkpoint"
     elif output.exists():
         content = "it is a file"
     else:

@@ -75,6 +75,8 @@ def _track(
         recording(config, source.fps) as recorder,
     ):
         tracker = load()  # once it is known that what it finds can be written
+        if is_stopped():
+            raise KeyboardInterrupt
         bar = progress.add_task(source.title, total=source.num_frames, state="")
         for image, prediction in live_run(tracker, source, box, is_stopped):
             recorder.add(image, prediction)

@@ -201,7 +201,7 @@ class OnlineTracker:
         *,
         device: torch.device | str = "cpu",
     ) -> "OnlineTracker":
-        """The tracker of a checkpoint's folder.
+        """The tracker of a checkpoint's folder or URI.
 
         Raises:
             CheckpointError: the folder is missing or is no whole checkpoint.

@@ -38,7 +38,8 @@ def log_local_run(config: LogConfig) -> str:
     if not points:
         raise ValueError(
             f"{config.folder}: the folder of train_locally.py expected, with its curves.jsonl; "
-            "there is none, or it is empty. Give the run's folder, not that of its checkpoint"
+            "there is none, or it is empty. Give the run's folder, not that of its checkpoint, or "
+            "train on until it has a point"
         )
     run_log = RunLog.start(
         config.mlflow,

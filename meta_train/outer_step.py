@@ -169,7 +169,7 @@ def added(parts: list[MetaGradient]) -> MetaGradient:
     """Gradients of shares of a batch, as the gradient of the batch.
 
     Every other one first, as two workers share a batch: where each part is a pair, they and a
-    single worker add up in the same order and so train alike, bit for bit.
+    single worker add up in the same order and so, on the CPU, train alike, bit for bit.
     """
     if len(parts) == 1:
         return parts[0]

@@ -42,9 +42,10 @@ def require_device(device: torch.device | str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first_line, *_ = str(error).split("\n")
         raise ValueError(
             f"device {str(device)!r}: one that this machine has expected, such as cpu or cuda; "
-            f"PyTorch says: {shortened(error, 200)}"
+            f"PyTorch says: {shortened(first_line, 200)}"
         ) from error
 
 

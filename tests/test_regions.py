@@ -35,7 +35,7 @@ def test_overlaps_are_those_of_the_toolkits(case: dict[str, Any]) -> None:
         ([-19, 10, 20, 20], [-19, 12, 20, 20], 9 / 11, 0.0),
         ([10, 10, 1, 20], [10, 15, 1, 20], 1.0, 1.0),
         ([10, 10, 0, 0], [10, 10, 1, 1], 1.0, 1.0),
-        ([10, 10, 2, 20], [10, 10, 2, 20], 1.0, 1.0),
+        ([10, 10, 2, 20], [10, 15, 2, 20], 0.6, 0.6),
     ],
 )
 def test_one_line_of_pixels_overlaps_as_in_today_s_toolkit(

@@ -50,7 +50,12 @@ class FakeActor:
     def __init__(self) -> None:
         self.relay = _Relay()
         self.is_lost = False
-        self.log = SimpleNamespace(remote=lambda *given: lambda: self._log(*given))
+        self.log = SimpleNamespace(remote=self._answer)
+
+    def _answer(self, *given: Any) -> Any:
+        """As Ray's reference to an answer: whoever waits for its future keeps the CPU."""
+        answer = SimpleNamespace(result=lambda timeout: self._log(*given))
+        return SimpleNamespace(future=lambda: answer)
 
     def _log(self, *given: Any) -> None:
         if self.is_lost:
@@ -83,7 +88,6 @@ def elsewhere(
     actor = FakeActor()
     route = RunRoute(handle=handle, relay=actor, relay_node=DRIVERS)
     on(ANOTHER, monkeypatch)
-    monkeypatch.setattr(ray, "get", lambda answer, timeout: answer())
 
     def another_process() -> RelayedLog:
         run = attach(route)

@@ -1,5 +1,6 @@
 """The tracker that comes with the project, and how it was taken out of a run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from data_pipeline.synthetic_scenes import SyntheticConfig, render_video
 from eval_jobs.export_tracker import export_tracker, main
 from eval_jobs.starter import STARTER
 from eval_jobs.tracker import OnlineTracker
-from meta_train.checkpoint import CheckpointError, load
+from meta_train.checkpoint import CheckpointError, load, save
 
 
 def test_the_starter_is_small_and_names_no_machine() -> None:
@@ -56,7 +57,9 @@ def test_an_export_replaces_nothing_but_an_export(slim_checkpoint: Path, tmp_pat
     export_tracker(slim_checkpoint, mine)
     export_tracker(slim_checkpoint, mine)
     (mine / "dog.mp4").write_text("a video")
+    of_a_run = save(replace(load(slim_checkpoint), optimizer={"state": {}}), tmp_path / "last")
     for output, content in (
+        (of_a_run, "it holds a run's checkpoint"),
         (mine, "it holds dog.mp4"),
         (mine / "dog.mp4", "a file"),
     ):

@@ -17,7 +17,7 @@ from data_pipeline.ray_session import ray_session
 from data_pipeline.synthetic_data import prepare
 from meta_train.checkpoint import load
 
-STEPS_PER_EPOCH = 250
+STEPS_PER_EPOCH = 500
 LONGER = ["--train.outer-loop.iterations-per-epoch", str(STEPS_PER_EPOCH)]
 # One pair at a time: what is computed of a pair does not depend on those beside it.
 LONGER += ["--train.outer-loop.pairs-at-once", "1"]

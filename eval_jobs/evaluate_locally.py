@@ -28,7 +28,7 @@ from eval_jobs.pair_results import PairResults
 from eval_jobs.pair_scores import score_rows
 from eval_jobs.row_tables import table_rows, text_table
 from eval_jobs.sequence_job import SequenceJob, track_sequence
-from eval_jobs.tracker import TrackerConfig
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.tracker_specs import Phase, checkpoint_specs
 from eval_jobs.work import Work, failed_runs, first_runs, further_runs, once_each, plan_work
 from meta_train.state_file import require_device

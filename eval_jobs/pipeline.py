@@ -21,7 +21,7 @@ from eval_jobs.held_out import require_disjoint
 from eval_jobs.jobs import evaluate, gpus_of, require_place
 from eval_jobs.report import log_scores
 from eval_jobs.scores import TrackerScore
-from eval_jobs.tracker import TrackerConfig
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, TrackerSpec, phase_specs
 from meta_train.checkpoint import load_learner
 from meta_train.diagnosis import (

@@ -23,7 +23,7 @@ from eval_jobs.report import log_scores, report_text
 from eval_jobs.result_files import named_folder, score_results
 from eval_jobs.row_tables import text_table
 from eval_jobs.scores import TrackerScore
-from eval_jobs.tracker import TrackerConfig
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.tracker_specs import OpenCvSpec, Phase, StaticSpec, checkpoint_specs
 from eval_jobs.work import plan_work
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config

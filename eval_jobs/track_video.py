@@ -19,7 +19,8 @@ from eval_jobs.frame_sources import FrameSource, open_source
 from eval_jobs.live_run import live_run, stop_on_signals
 from eval_jobs.recording import RecordingConfig, recording
 from eval_jobs.starter import STARTER
-from eval_jobs.tracker import OnlineTracker, TrackerConfig
+from eval_jobs.tracker import OnlineTracker
+from eval_jobs.tracker_config import TrackerConfig
 
 
 @clear_errors(ValueError, OSError)

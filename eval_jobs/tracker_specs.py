@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from eval_jobs.opencv_tracker import OpenCvTracker, StaticTracker
 from eval_jobs.result_files import named_folder
-from eval_jobs.tracker import OnlineTracker, Tracker, TrackerConfig
+from eval_jobs.tracker import OnlineTracker, Tracker
+from eval_jobs.tracker_config import TrackerConfig
 from meta_train.checkpoint import content_digest
 
 TRACKER_VERSION = 2

@@ -13,7 +13,8 @@ import os
 import tyro
 
 from data_pipeline.clear_errors import clear_errors
-from eval_jobs.tracker import OnlineTracker, TrackerConfig
+from eval_jobs.tracker import OnlineTracker
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.trax_session import open_server, serve
 
 CHECKPOINT_VARIABLE = "TRACKING_MAML_CHECKPOINT"

@@ -1,4 +1,4 @@
-"""Guards against drift: what an online update must pass before it counts.
+"""Guards against drift: what an online update starts from, and what it must pass to count.
 
 Not in the paper, whose updates always count. A tracker that follows the wrong thing adds it to its
 support set and learns it, and so never comes back; the paper's own figures get worse by updating
@@ -18,7 +18,12 @@ from meta_train.learner import Learner
 
 @dataclass(frozen=True, kw_only=True)
 class DriftConfig:
-    """What an online update must pass. The defaults let all pass, as in the paper."""
+    """What holds online updates to the first frame. By default nothing does, as in the paper."""
+
+    relearn: bool = False
+    """An update goes back to theta_0 and takes the first frame's number of steps on the whole
+    support set: what meta-training prepared for, so that updates do not add up. It changes all
+    that the first frame changed, whatever ``update_adapts`` and ``update_steps`` say."""
 
     min_update_score: float | None = None
     """No update on a frame whose result has a raw score of at most this. None: on any frame."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
-from eval_jobs.tracker import TrackerConfig
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.update_rule import DriftConfig
 from search_spaces.measures import SPEED, benchmark_measures
 from search_spaces.search import Interval, Options, Search, Space

@@ -15,7 +15,8 @@ import torch
 from data_pipeline.boxes import iou
 from data_pipeline.synthetic_scenes import SyntheticConfig, render_video
 from eval_jobs.presets import PRESETS
-from eval_jobs.tracker import OnlineTracker, TrackerConfig
+from eval_jobs.tracker import OnlineTracker
+from eval_jobs.tracker_config import TrackerConfig
 from meta_train.checkpoint import load
 from meta_train.detectors import DETECTORS
 from meta_train.detectors.fcos import FcosConfig

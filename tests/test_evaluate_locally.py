@@ -19,7 +19,7 @@ from eval_jobs.pair_contest import Contest, Entry, load_entries, score_entry
 from eval_jobs.pair_results import PairResults
 from eval_jobs.results import ResultError
 from eval_jobs.sequence_job import SequenceJob
-from eval_jobs.tracker import TrackerConfig
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.tracker_specs import phase_specs
 
 FEW = PairTasksConfig(num_tasks=3, num_look_alikes=0, num_tuning=1)

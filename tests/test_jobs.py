@@ -23,7 +23,8 @@ from eval_jobs.opencv_tracker import StaticTracker
 from eval_jobs.protocols import one_pass
 from eval_jobs.results import ResultError, ResultStore
 from eval_jobs.sequence_job import SequenceJob, run_job, sequence_metrics
-from eval_jobs.tracker import OnlineTracker, TrackerConfig
+from eval_jobs.tracker import OnlineTracker
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.tracker_specs import OnlineSpec, OpenCvSpec, StaticSpec, phase_specs
 from meta_train.checkpoint import Checkpoint, CheckpointError, save
 from meta_train.detectors.backbone import BackboneConfig

@@ -11,7 +11,7 @@ from data_pipeline.episodes import AugmentationConfig
 from data_pipeline.sampling import SamplingConfig
 from data_pipeline.shard_plans import PreprocessConfig, SourceConfig
 from data_pipeline.synthetic_scenes import SyntheticConfig
-from eval_jobs.tracker import TrackerConfig
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.update_rule import DriftConfig
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.detectors.retina import RetinaConfig

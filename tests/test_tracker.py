@@ -12,7 +12,8 @@ from perfect_detector import PerfectDetector, PerfectTracker, perfect_detectors,
 
 from data_pipeline.boxes import cxcywh_to_xyxy, iou, xyxy_to_cxcywh
 from data_pipeline.crops import cut, search_window, zooms
-from eval_jobs.tracker import OnlineTracker, TrackerConfig, TrackingError
+from eval_jobs.tracker import OnlineTracker, TrackingError
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.tracker_input import check_image
 from meta_train.detectors.backbone import BRANCHES, Weights
 from meta_train.detectors.network import Adapts, adapted_names

@@ -17,7 +17,8 @@ from numpy import ndarray
 
 from eval_jobs import trax_tracker
 from eval_jobs.opencv_tracker import StaticTracker
-from eval_jobs.tracker import OnlineTracker, Prediction, TrackerConfig, TrackingError
+from eval_jobs.tracker import OnlineTracker, Prediction, TrackingError
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.trax_session import TraxError, open_server, region_box, serve
 
 SCRIPT = Path(__file__).parents[1] / "eval_jobs" / "trax_tracker.py"

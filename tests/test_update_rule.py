@@ -16,8 +16,11 @@ from eval_jobs.constant_rates import constant
 from eval_jobs.protocols import one_pass
 from eval_jobs.results import ResultStore
 from eval_jobs.support_set import SupportSet
-from eval_jobs.tracker import OnlineTracker, TrackerConfig
+from eval_jobs.tracker import OnlineTracker
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.update_rule import DriftConfig, UpdateGuard, first_frame_loss, pulled_back
+from meta_train.detectors.backbone import BRANCHES
+from meta_train.detectors.network import adapted_names
 from meta_train.learner import Learner
 
 BOX = np.array([30.0, 20.0, 60.0, 50.0])
@@ -85,6 +88,38 @@ def test_no_update_at_a_low_score(learner: Learner, track: Track) -> None:
     gate = float(scores[1]) - 1e-6
     assert updates(learner, track, min_update_score=gate)[1]
     assert not updates(learner, track, min_update_score=float(scores[1]))[1]
+
+
+def test_relearning_starts_from_theta_0_on_the_whole_support_set(track: Track) -> None:
+    """Five steps on what was seen, however many updates came before, on block-4 and heads."""
+    small = small_learner(adapts="head+block4")
+    learner = replace(small, rates=constant(small.rates, 0.01))
+    tracker = OnlineTracker(learner, replace(EAGER, drift=DriftConfig(relearn=True)))
+    tracker.start(cv2.imread(str(track.image_files[0])), BOX)
+    for file in track.image_files[1:3]:
+        before = tracker._weights
+        assert tracker.follow(cv2.imread(str(file))).updated
+    support = tracker._support
+    assert support is not None and len(support) == 5
+    features, boxes = support.samples(("cls", "reg"))
+    labels = learner.detector.label(boxes, torch.ones(5, dtype=torch.bool))
+    expected = learner.adapt(learner.weights, features, labels, num_steps=5)
+    for name, weight in expected.items():
+        torch.testing.assert_close(tracker._weights[name], weight)
+    changed = {n for n, weight in tracker._weights.items() if not torch.equal(weight, before[n])}
+    assert changed == set(adapted_names(learner.weights, "head+block4", BRANCHES))
+
+
+def test_relearning_one_branch_leaves_the_other_as_the_first_frame_made_it(
+    learner: Learner, track: Track
+) -> None:
+    config = replace(EAGER, update_branches=("cls",), drift=DriftConfig(relearn=True))
+    tracker = OnlineTracker(learner, config)
+    tracker.start(cv2.imread(str(track.image_files[0])), BOX)
+    first = tracker._weights
+    tracker.follow(cv2.imread(str(track.image_files[1])))
+    changed = {n for n, weight in tracker._weights.items() if not torch.equal(weight, first[n])}
+    assert changed == set(adapted_names(learner.weights, "head", ("cls",)))
 
 
 def test_weights_are_pulled_part_of_the_way() -> None:

@@ -17,7 +17,8 @@ from eval_jobs.opencv_tracker import StaticTracker
 from eval_jobs.results import ResultError
 from eval_jobs.scores import TrackerScore
 from eval_jobs.sequence_job import SequenceJob
-from eval_jobs.tracker import Prediction, TrackerConfig
+from eval_jobs.tracker import Prediction
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.tracker_specs import OnlineSpec, StaticSpec
 from eval_jobs.work import as_row_asks
 

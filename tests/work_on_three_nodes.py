@@ -25,7 +25,7 @@ from eval_jobs import pipeline
 from eval_jobs.benchmarks import find_benchmark
 from eval_jobs.jobs import evaluate
 from eval_jobs.pipeline import PipelineConfig
-from eval_jobs.tracker import TrackerConfig
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.tracker_specs import phase_specs
 from meta_train.run_log import MlflowConfig, RunLog
 from meta_train.train_config import ScalingConfig

@@ -22,7 +22,7 @@ from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.benchmarks import find_benchmark, select
 from eval_jobs.jobs import evaluate
 from eval_jobs.protocols import one_pass
-from eval_jobs.tracker import TrackerConfig
+from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.tracker_specs import OnlineSpec
 from meta_train.checkpoint import Checkpoint, save
 from meta_train.train_config import TrainConfig

@@ -15,12 +15,13 @@ from numpy import ndarray
 from torch import Tensor
 
 from data_pipeline.crops import search_window
-from eval_jobs.tracker import OnlineTracker, Prediction, TrackerConfig
+from eval_jobs.tracker import OnlineTracker, Prediction
+from eval_jobs.tracker_config import TrackerConfig
 from meta_train.detectors.backbone import BackboneConfig
 from meta_train.detectors.cells import cell_centers
 from meta_train.detectors.fcos import Fcos, FcosConfig
 from meta_train.detectors.heads import HeadConfig
-from meta_train.detectors.network import NetworkConfig, Outputs
+from meta_train.detectors.network import Adapts, NetworkConfig, Outputs
 from meta_train.kernel_rates import KernelRatesConfig
 from meta_train.learner import Learner, initial_learner
 
@@ -31,12 +32,12 @@ SMALL_FCOS = FcosConfig(
 )
 
 
-def small_learner(seed: int = 0) -> Learner:
+def small_learner(seed: int = 0, adapts: Adapts = "head") -> Learner:
     """An untrained learner with the paper's maps and next to no channels."""
     return initial_learner(
         SMALL_FCOS,
         KernelRatesConfig(),
-        adapts="head",
+        adapts=adapts,
         generator=torch.Generator().manual_seed(seed),
     )
 

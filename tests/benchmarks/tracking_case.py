@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_pipeline.synthetic_scenes import SyntheticConfig, render_video
 from eval_jobs.opencv_tracker import OpenCvTracker
-from eval_jobs.tracker import OnlineTracker, TrackerConfig
+from eval_jobs.tracker import OnlineTracker
+from eval_jobs.tracker_config import TrackerConfig
 from meta_train.detectors.backbone import BRANCHES, BackboneConfig, calibrate
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.detectors.heads import HeadConfig

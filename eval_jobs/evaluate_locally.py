@@ -23,7 +23,7 @@ from data_pipeline.clear_errors import clear_errors
 from data_pipeline.pair_tasks import PairTasksConfig
 from eval_jobs.benchmarks import find_benchmark
 from eval_jobs.constant_rates import CONSTANT_RATES
-from eval_jobs.pair_contest import Contest, load_entries
+from eval_jobs.pair_contest import TUNING, Contest, Entry, Part, load_entries
 from eval_jobs.pair_results import PairResults
 from eval_jobs.pair_scores import score_rows
 from eval_jobs.row_tables import table_rows, text_table
@@ -97,10 +97,15 @@ def main(
         if shards is not None:
             entries = load_entries(checkpoints)
             contest = Contest.draw(shards, tasks, entries, num_steps, constant_rates)
-            run = with_arguments(score_pairs, contest, output, device)
-            _run_all(pool, {text: with_arguments(run, text) for text in checkpoints})
             results = PairResults(folder=output, contest=contest)
-            scores = [score for entry in entries for score in results.read(entry) or ()]
+            unscored = [
+                (text, entry)
+                for text, entry in zip(checkpoints, entries, strict=True)
+                if results.read(entry) is None
+            ]
+            for subsets in ((TUNING,), tuple(contest.tasks)):
+                _run_all(pool, _measuring(results, unscored, subsets, device))
+            scores = [score for entry in entries for score in results.read_or_score(entry)]
             print(text_table(score_rows(scores), "Pair tasks"))
             print(contest.text)
         jobs = once_each(job for work in works for job in work.jobs)
@@ -122,11 +127,30 @@ def _processes(count: int) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
-def score_pairs(contest: Contest, output: Path, device: str, checkpoint: str) -> None:
-    """Scores one checkpoint on the pair tasks and keeps the scores, unless they are there."""
+def measure_pairs(results: PairResults, part: Part, device: str, checkpoint: str) -> None:
+    """Measures some of one checkpoint's pair tasks and keeps the values, unless they are there."""
     torch.set_num_threads(1)
     (entry,) = load_entries([checkpoint], device)
-    PairResults(folder=output, contest=contest).read_or_score(entry)
+    results.measure(entry, part)
+
+
+def _measuring(
+    results: PairResults,
+    checkpoints: Sequence[tuple[str, Entry]],
+    subsets: Sequence[str],
+    device: str,
+) -> dict[str, Task]:
+    """All parts of these subsets."""
+    run = with_arguments(measure_pairs, results)
+    return {
+        f"{entry.name}, tasks {part.start + 1} to {part.stop} of {subset}": with_arguments(
+            run, part, device, text
+        )
+        for text, entry in checkpoints
+        for subset in subsets
+        if subset != TUNING or results.contest.tunes(entry)
+        for part in results.contest.parts(subset)
+    }
 
 
 def _tracking(jobs: Sequence[SequenceJob]) -> dict[str, Task]:

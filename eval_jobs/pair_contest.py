@@ -2,9 +2,11 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial as with_arguments
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +20,29 @@ from meta_train.learner import Learner
 from meta_train.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
+
+TUNING = "tuning"
+"""Where a `Part` of the tasks that constant rates are chosen by is from."""
+
+_TASKS_AT_ONCE = 25
+"""Tasks of a part: what a stopped command does again at most."""
+
+
+class Part(NamedTuple):
+    """Some tasks of a subset, which are measured and kept together."""
+
+    subset: str
+    """One of the contest's, or `TUNING`."""
+
+    start: int
+    """The first."""
+
+    stop: int
+    """Behind the last."""
+
+
+Measured = Callable[[Part, Mapping[str, Rates]], dict[str, Values]]
+"""The measures of a part's tasks under several choices of rates, by the choice's name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,10 +163,24 @@ class Contest:
             constant_rates=constant_rates,
         )
 
+    def tasks_of(self, subset: str) -> Sequence[PairTask]:
+        """All tasks of a subset, or those for tuning."""
+        return self.tuning if subset == TUNING else self.tasks[subset]
+
+    def parts(self, subset: str) -> list[Part]:
+        """What the tasks of a subset are measured in, in order."""
+        count = len(self.tasks_of(subset))
+        starts = range(0, count, _TASKS_AT_ONCE)
+        return [Part(subset, start, min(start + _TASKS_AT_ONCE, count)) for start in starts]
+
+    def tunes(self, entry: Entry) -> bool:
+        """Whether an entry adapts at the best constant, too."""
+        return bool(self.tuning) and not entry.has_learned_rates
+
     def num_tasks(self, entries: Sequence[Entry]) -> int:
         """Tasks in all, those for tuning among them."""
         own = sum(map(len, self.tasks.values()))
-        return sum(own + (0 if each.has_learned_rates else len(self.tuning)) for each in entries)
+        return sum(own + self.tunes(each) * len(self.tuning) for each in entries)
 
     @property
     def text(self) -> str:
@@ -157,22 +196,32 @@ class Contest:
         )
 
 
+def measure_part(
+    contest: Contest, entry: Entry, part: Part, variants: Mapping[str, Rates]
+) -> dict[str, Values]:
+    """The measures of a part's tasks."""
+    tasks = contest.tasks_of(part.subset)[part.start : part.stop]
+    return measure(entry.learner, variants, contest.shards, tasks, contest.num_steps)
+
+
 def score_entry(
-    contest: Contest, entry: Entry, advance: Callable[[], None] = lambda: None
+    contest: Contest, entry: Entry, measured: Measured | None = None
 ) -> list[PairScore]:
     """The scores of one detector: at its own rates, and at the best constant where it needs one.
+
+    Args:
+        contest: what it is asked.
+        entry: the detector.
+        measured: where the measures come from; `measure_part` where not given.
 
     Raises:
         ValueError: adaptation diverged at all constant rates.
     """
-    own = "learned" if entry.has_learned_rates else "initial"
-    variants = {own: entry.learner.rates}
-    if contest.tuning and not entry.has_learned_rates:
-        rate = _best_constant(contest, entry.learner, advance)
-        variants[f"best constant ({rate:g})"] = constant(entry.learner.rates, rate)
+    measured = with_arguments(measure_part, contest, entry) if measured is None else measured
+    variants = report_variants(contest, entry, measured)
     values = {
-        subset: measure(entry.learner, variants, contest.shards, tasks, contest.num_steps, advance)
-        for subset, tasks in contest.tasks.items()
+        subset: _joined(measured(part, variants) for part in contest.parts(subset))
+        for subset in contest.tasks
     }
     return [
         PairScore(
@@ -185,15 +234,32 @@ def score_entry(
     ]
 
 
-def _best_constant(contest: Contest, learner: Learner, advance: Callable[[], None]) -> float:
-    """The constant rate with the best overlap after all steps, over the tuning tasks."""
-    variants: dict[str, Rates] = {
-        f"{rate:g}": constant(learner.rates, rate) for rate in contest.constant_rates
-    }
-    found = measure(learner, variants, contest.shards, contest.tuning, contest.num_steps, advance)
-    overlaps = {float(name): _final_overlap(values) for name, values in found.items()}
-    logger.info("overlap after adaptation by constant rate, tuning tasks: %s", overlaps)
-    return best_rate(overlaps)
+def tuning_variants(contest: Contest, entry: Entry) -> dict[str, Rates]:
+    """The constant rates to choose from."""
+    return {f"{rate:g}": constant(entry.learner.rates, rate) for rate in contest.constant_rates}
+
+
+def report_variants(contest: Contest, entry: Entry, measured: Measured) -> dict[str, Rates]:
+    """A detector's own rates, and the constant that does best on the tuning tasks if it needs one.
+
+    Raises:
+        ValueError: adaptation diverged at all constant rates.
+    """
+    variants = {"learned" if entry.has_learned_rates else "initial": entry.learner.rates}
+    if contest.tunes(entry):
+        constants = tuning_variants(contest, entry)
+        found = _joined(measured(part, constants) for part in contest.parts(TUNING))
+        overlaps = {float(name): _final_overlap(values) for name, values in found.items()}
+        logger.debug("%s: overlap after adaptation by constant rate: %s", entry.name, overlaps)
+        rate = best_rate(overlaps)
+        variants[f"best constant ({rate:g})"] = constant(entry.learner.rates, rate)
+    return variants
+
+
+def _joined(parts: Iterable[dict[str, Values]]) -> dict[str, Values]:
+    """The measures of all parts' tasks, one after another."""
+    found = list(parts)
+    return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
 def _final_overlap(values: Values) -> float:

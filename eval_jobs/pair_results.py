@@ -6,18 +6,34 @@ machine scored another one reports.
 
 import hashlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial as with_arguments
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from data_pipeline.clear_errors import shortened
 from data_pipeline.manifest import read_manifest
-from eval_jobs.pair_contest import Contest, Entry, score_entry
-from eval_jobs.pair_scores import MEASURES, PairScore
+from eval_jobs.pair_contest import (
+    TUNING,
+    Contest,
+    Entry,
+    Part,
+    measure_part,
+    report_variants,
+    score_entry,
+    tuning_variants,
+)
+from eval_jobs.pair_scores import MEASURES, PairScore, Values
 from eval_jobs.results import ResultError, file_name, write_atomically
+from meta_train.kernel_rates import Rates
+
+Found = TypeVar("Found")
 
 SCHEMA = "tracking-maml-pair-scores/1"
 """Rises whenever the same detector and tasks would give other values."""
@@ -54,7 +70,7 @@ class PairResults:
             ]
         }
         path = self.path(entry)
-        write_atomically(path, json.dumps(content | {"sha256": _digest(content)}))
+        _write(path, content)
         return path
 
     def read(self, entry: Entry) -> list[PairScore] | None:
@@ -63,51 +79,84 @@ class PairResults:
         Raises:
             ResultError: the file is damaged or of something else. It is never repaired.
         """
-        path = self.path(entry)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            claimed = content.pop("sha256")
-            known = {name: content.get(name) for name in self._identity(entry)}
-            if claimed != _digest(content) or known != self._identity(entry):
-                raise ValueError("its content does not match its checksum or its name")
+
+        def scores(content: dict[str, Any]) -> list[PairScore]:
             return [self._score(entry, each) for each in content["scores"]]
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ResultError(
-                f"{path} cannot be used: {shortened(error, 200)}. "
-                f"Delete it to score {entry.name} again."
-            ) from error
+
+        return _read(self.path(entry), self._identity(entry), scores)
 
     def read_or_score(
-        self, entry: Entry, advance: Callable[[], None] = lambda: None
+        self, entry: Entry, advance: Callable[[int], None] = lambda num_tasks: None
     ) -> list[PairScore]:
         """An entry's scores: those that are on disk, or new ones, which are kept.
 
+        What was measured is kept part by part, so that a stopped command goes on.
+
         Args:
             entry: what is scored.
-            advance: called once for each task.
+            advance: called with the number of tasks that were done.
 
         Raises:
             ResultError: as `read`.
             OSError: as `write`.
         """
         scores = self.read(entry)
-        if scores is None:
-            scores = score_entry(self.contest, entry, advance)
-            self.write(entry, scores)
+        if scores is not None:
+            advance(self.contest.num_tasks([entry]))
             return scores
-        for _ in range(self.contest.num_tasks([entry])):
-            advance()
+
+        def measured(part: Part, variants: Mapping[str, Rates]) -> dict[str, Values]:
+            values = self._measured(entry, part, variants)
+            advance(part.stop - part.start)
+            return values
+
+        scores = score_entry(self.contest, entry, measured)
+        self.write(entry, scores)
+        shutil.rmtree(self._folder_of_parts(entry), ignore_errors=True)
         return scores
+
+    def measure(self, entry: Entry, part: Part) -> None:
+        """Measures and keeps a part, unless it is there; those of `TUNING` are wanted first.
+
+        Raises:
+            ResultError: as `read`.
+            OSError: as `write`.
+        """
+        measured = with_arguments(self._measured, entry)
+        if part.subset == TUNING:
+            variants = tuning_variants(self.contest, entry)
+        else:
+            variants = report_variants(self.contest, entry, measured)
+        measured(part, variants)
+
+    def _measured(
+        self, entry: Entry, part: Part, variants: Mapping[str, Rates]
+    ) -> dict[str, Values]:
+        """A part's measures: those on disk, or new ones, which are kept."""
+        path = self._folder_of_parts(entry) / f"{part.subset}-{part.start}.json"
+        identity = self._identity(entry) | {"part": list(part), "rates": list(variants)}
+        shape = part.stop - part.start, len(MEASURES), self.contest.num_steps + 1
+
+        def values(content: dict[str, Any]) -> dict[str, Values]:
+            return {name: _array(content["values"][name], shape) for name in variants}
+
+        known = _read(path, identity, values)
+        if known is not None:
+            return known
+        found = measure_part(self.contest, entry, part, variants)
+        _write(path, identity | {"values": {name: each.tolist() for name, each in found.items()}})
+        return found
+
+    def _folder_of_parts(self, entry: Entry) -> Path:
+        return self.path(entry).with_suffix(".parts")
 
     def _score(self, entry: Entry, content: dict[str, Any]) -> PairScore:
         tasks = self.contest.tasks
-        values = {subset: np.array(content["values"][subset], np.float64) for subset in tasks}
-        for subset, each in values.items():
-            expected = len(tasks[subset]), len(MEASURES), self.contest.num_steps + 1
-            if each.shape != expected:
-                raise ValueError(f"values of shape {expected} expected, got {each.shape}")
+        sizes = len(MEASURES), self.contest.num_steps + 1
+        values = {
+            subset: _array(content["values"][subset], (len(tasks[subset]), *sizes))
+            for subset in tasks
+        }
         return PairScore(name=entry.name, rates=content["rates"], tasks=tasks, values=values)
 
     def _identity(self, entry: Entry) -> dict[str, Any]:
@@ -129,6 +178,42 @@ class PairResults:
                 "num_steps": contest.num_steps,
             }
         )
+
+
+def _array(values: Any, shape: tuple[int, ...]) -> Float[ndarray, "..."]:
+    array = np.array(values, np.float64)
+    if array.shape != shape:
+        raise ValueError(f"values of shape {shape} expected, got {array.shape}")
+    return array
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """A file that tells whether it is whole, in one step."""
+    write_atomically(path, json.dumps(content | {"sha256": _digest(content)}))
+
+
+def _read(
+    path: Path, identity: dict[str, Any], understand: Callable[[dict[str, Any]], Found]
+) -> Found | None:
+    """What a file of `_write` holds, if it is of ``identity``; None where there is no file.
+
+    Raises:
+        ResultError: the file is damaged or of something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        claimed = content.pop("sha256")
+        known = {name: content.get(name) for name in identity}
+        if claimed != _digest(content) or known != identity:
+            raise ValueError("its content does not match its checksum or its name")
+        return understand(content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ResultError(
+            f"{path} cannot be used: {shortened(error, 200)}. "
+            f"Delete it to score {identity['name']} again."
+        ) from error
 
 
 def _digest(content: dict[str, Any]) -> str:

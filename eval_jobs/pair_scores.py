@@ -6,7 +6,7 @@ which is asked only where the query shows one.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -116,7 +116,6 @@ def measure(
     folder: str,
     tasks: Sequence[PairTask],
     num_steps: int,
-    advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Values]:
     """The measures of one detector under several choices of rates, by the choice's name.
 
@@ -126,7 +125,6 @@ def measure(
         folder: of the shards.
         tasks: at least one.
         num_steps: inner steps.
-        advance: called after each task.
     """
     found: dict[str, list[Float[ndarray, "6 steps"]]] = {name: [] for name in variants}
     for each in tasks:
@@ -138,7 +136,6 @@ def measure(
             adapting = replace(learner, rates=rates)
             curves = task_curves(adapting, task, num_steps, with_support=True)
             found[name].append(_values(curves, episode.query_boxes[0], others))
-        advance()
     return {name: np.stack(values) for name, values in found.items()}
 
 

@@ -28,6 +28,8 @@ from eval_jobs.pair_scores import pair_figure, score_rows, step_metrics, task_ro
 from eval_jobs.row_tables import csv_table, text_table
 from meta_train.run_log import MlflowConfig, RunLog, flatten_config
 
+logger = logging.getLogger(__name__)
+
 
 @clear_errors(ValueError)
 def main(
@@ -72,11 +74,14 @@ def main(
     try:
         with Progress() as progress:
             bar = progress.add_task("pair tasks", total=contest.num_tasks(entries))
-            scores = [
-                score
-                for entry in entries
-                for score in results.read_or_score(entry, lambda: progress.advance(bar))
-            ]
+
+            def advance(num_tasks: int) -> None:
+                progress.advance(bar, num_tasks)
+                if not progress.console.is_terminal:  # a log gets lines
+                    now = progress.tasks[0]
+                    logger.info("%d of %d pair tasks", now.completed, now.total)
+
+            scores = [score for entry in entries for score in results.read_or_score(entry, advance)]
         for step, metrics in enumerate(step_metrics(scores)):
             run_log.log_metrics(metrics, step=step)
         run_log.log_table(score_rows(scores), "tables/pair_tasks.json")

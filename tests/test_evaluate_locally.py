@@ -12,16 +12,26 @@ import numpy as np
 import pytest
 
 from data_pipeline.pair_tasks import PairTasksConfig
-from eval_jobs import evaluate_locally, pair_results
+from eval_jobs import evaluate_locally, pair_contest, pair_results
 from eval_jobs.benchmarks import find_benchmark
 from eval_jobs.jobs import evaluate
-from eval_jobs.pair_contest import Contest, Entry, load_entries, score_entry
+from eval_jobs.pair_contest import (
+    TUNING,
+    Contest,
+    Entry,
+    Part,
+    load_entries,
+    measure_part,
+    score_entry,
+)
 from eval_jobs.pair_results import PairResults
 from eval_jobs.results import ResultError
 from eval_jobs.sequence_job import SequenceJob
 from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.tracker_specs import phase_specs
+from meta_train.train_config import OuterLoopConfig
 
+BASELINE = OuterLoopConfig(method="baseline")
 FEW = PairTasksConfig(num_tasks=3, num_look_alikes=0, num_tuning=1)
 
 
@@ -152,6 +162,45 @@ def test_damaged_pair_scores_are_refused(tmp_path: Path, entry: Entry, contest: 
         path.write_text(json.dumps(content))
         with pytest.raises(ResultError, match="Delete it to score tiny again"):
             results.read(entry)
+
+
+def test_stopped_scoring_goes_on_where_it_was(
+    tmp_path: Path, tiny_shards: str, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a detector that also tunes; the parts come from other processes, or are made here."""
+    baseline = replace(entry, config=replace(entry.config, outer_loop=BASELINE))
+    contest = Contest.draw(tiny_shards, FEW, [baseline], 1, (1e-4, 1e-3))
+    whole = score_entry(contest, baseline)
+    monkeypatch.setattr(pair_contest, "_TASKS_AT_ONCE", 1)
+    results = PairResults(folder=tmp_path, contest=contest)
+    for part in [*contest.parts(TUNING), *contest.parts("all")[:2]]:
+        results.measure(baseline, part)
+    measured: list[Part] = []
+
+    def measure(contest: Contest, entry: Entry, part: Part, variants: Any) -> Any:
+        measured.append(part)
+        return measure_part(contest, entry, part, variants)
+
+    monkeypatch.setattr(pair_results, "measure_part", measure)
+    counts: list[int] = []
+    scores = results.read_or_score(baseline, counts.append)
+    assert measured == [("all", 2, 3)] and counts == [1, 1, 1, 1]
+    assert [score.rates for score in scores] == [score.rates for score in whole]
+    for score, expected in zip(scores, whole, strict=True):
+        np.testing.assert_array_equal(score.values["all"], expected.values["all"])
+    assert [path.name for path in (tmp_path / "pair_tasks").iterdir()] == [
+        results.path(baseline).name
+    ], "the parts are gone"
+
+
+def test_a_damaged_part_is_refused(tmp_path: Path, entry: Entry, contest: Contest) -> None:
+    results = PairResults(folder=tmp_path, contest=contest)
+    (part,) = contest.parts("all")
+    results.measure(entry, part)
+    (file,) = tmp_path.rglob("all-0.json")
+    file.write_text(file.read_text().replace("0.", "1.", 1))
+    with pytest.raises(ResultError, match=r"all-0\.json cannot be used.*Delete it to score tiny"):
+        results.read_or_score(entry)
 
 
 def test_there_must_be_something_to_evaluate(slim_checkpoint: Path) -> None:

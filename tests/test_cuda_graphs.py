@@ -289,8 +289,8 @@ def test_the_setting_reaches_the_outer_step(
 def test_graphs_on_a_gpu(
     caplog: pytest.LogCaptureFixture, second_order: bool, adapts: str, name: str
 ) -> None:
-    """Seven pairs, four at a time; in float64, where the order of sums makes no difference."""
-    detector, weights, rates, tasks = problem(name, adapts, num_pairs=7)
+    """Eleven pairs, eight at a time; in float64, where the order of sums makes no difference."""
+    detector, weights, rates, tasks = problem(name, adapts, num_pairs=11)
     tasks = carrying(tasks)
     on_gpu = tree_map(
         lambda x: x.detach().cuda().requires_grad_(x.requires_grad), (weights, rates, tasks)

@@ -9,7 +9,9 @@ the heart of the project imports: no Ray, no MLflow, no peers.
 2. time: the paper's network from images, FCOS-MAML, heads adapting, block-4 and heads learned. With
    graphs also several pairs at a time, each on a stream of its own (lanes). Contestants take turns;
    medians. The floors: operations of the convolutions, counted on tensors without data, over the
-   rates that a large convolution and a large product of matrices reach in bf16;
+   rates that a large convolution and a large product of matrices reach in bf16. With ``--peers``
+   also the loops of `higher` and `torchopt`, launch by launch on eight pairs, and how many times as
+   long they take for a pair; in bf16 under autocast;
 3. with ``--profile``: what the GPU does in one step with graphs, by kernel.
 
 A case that fails prints why, and the next one goes on; after ``--budget`` seconds none is begun.
@@ -21,14 +23,15 @@ import math
 import statistics
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from outer_step import CASES, Problem, make_problem, seconds
+from kernel_profile import profile
+from outer_step import CASES, Problem, make_problem, peers_pairs, seconds
+from peer_steps import PEERS, Gradient
 from torch.utils.flop_counter import FlopCounterMode
 
 from meta_train import cuda_graphs
@@ -68,6 +71,21 @@ def step_of(problem: Problem, precision: Precision, lanes: int) -> Callable[[], 
     return run
 
 
+def peer_step(name: str, problem: Problem, precision: Precision) -> Callable[[], Gradient]:
+    """A peer's outer step of eight pairs at most."""
+    pairs = peers_pairs(problem)[:8]
+    device = problem.episodes.query_boxes.device
+
+    def run() -> Gradient:
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled="bf16" in precision)
+        with rounding("tf32" if precision == "tf32" else "fp32", device), autocast:
+            return PEERS[name](
+                problem.detector, problem.weights, problem.rates, pairs, problem.setup
+            )
+
+    return run
+
+
 def difference(found: MetaGradient, expected: MetaGradient) -> float:
     """The largest over all tensors, relative to the norm of each."""
     worst = 0.0
@@ -86,7 +104,7 @@ def compare(options: argparse.Namespace, until: float) -> None:
             for name, detector in detectors(problem.detector.network).items():
                 if "worst" in name and (case, order) != ("network", "first"):
                     continue
-                for precision in ("fp32", "bf16"):
+                for precision in PRECISIONS if name == "fcos" else ("fp32", "bf16"):
                     title = f"{name}, {CASES[case].adapts}, {order} order, {precision}"
                     attempt(title, until, compare_one, problem, detector, precision, title)
 
@@ -200,6 +218,15 @@ def race(
     if len(cuda_graphs.GRAPHS._refused) > refused:
         print("    FELL BACK TO EAGER", flush=True)
     if pairs == max(options.pairs):
+        best = min(statistics.median(each) for each in times.values()) / pairs
+        for name in options.peers:
+            peer, count = peer_step(name, problem, precision), min(pairs, 8)
+            peer()
+            middle = statistics.median(seconds(peer, options.device) for _ in range(3)) / count
+            print(
+                f"    {name}: {middle * 1e3:.1f} ms a pair, {middle / best:.2f}x our best",
+                flush=True,
+            )
         features = seconds_of_features(problem, precision, options.device)
         print(f"    of it, features up to the boundary: {features * 1e3:.1f} ms", flush=True)
 
@@ -217,42 +244,6 @@ def seconds_of_features(problem: Problem, precision: Precision, device: str) -> 
 
     run()
     return statistics.median(seconds(run, device) for _ in range(3))
-
-
-def profile(problem: Problem, order: str, precision: Precision, lanes: int, device: str) -> None:
-    """Kernels of one step by time."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as profiling
-
-    run = step_of(problem, precision, lanes)
-    run()
-    wall = seconds(run, device)
-    on_gpu = device != "cpu"
-    with profiling(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as found:
-        run()
-        if on_gpu:
-            torch.cuda.synchronize()
-    times: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    for event in found.events():
-        kind = getattr(event, "device_type", None)
-        if on_gpu and "CUDA" not in str(kind):
-            continue
-        span = event.time_range
-        times[event.name] += span.end - span.start
-        counts[event.name] += 1
-    total = sum(times.values()) or 1
-    pairs = len(problem.episodes.query_boxes)
-    print(
-        f"  {pairs} pairs, {order} order, {precision}, {lanes} lanes: {wall * 1e3:.1f} ms; kernels "
-        f"take {total / 1e3:.1f} ms in {sum(counts.values())} launches",
-        flush=True,
-    )
-    for name, spent in times.most_common(22):
-        print(
-            f"    {spent / total:6.1%} {spent / 1e3:8.2f} ms {counts[name]:6} x "
-            f"{spent / counts[name]:7.1f} us  {name[:110]}"
-        )
 
 
 def attempt(title: str, until: float, run: Callable[..., None], *args: Any) -> None:
@@ -277,6 +268,7 @@ def main() -> None:
     )
     parser.add_argument("--lanes", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=5, help="eager: two for many pairs")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=[])
     parser.add_argument("--skip-comparison", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds")
@@ -333,8 +325,10 @@ def main() -> None:
         print(f"\nkernels {elapsed()}")
         for order in work:
             problem = make_problem(CASES["network"], order, sized(4), device)
-            args = (problem, order, options.precisions[0], 1, options.device)
-            attempt(f"profile, {order} order", until + 5, profile, *args)
+            precision = options.precisions[0]
+            title = f"4 pairs, {order} order, {precision}, one lane"
+            args = (step_of(problem, precision, 1), title, options.device)
+            attempt(title, until + 5, profile, *args)
     print(f"\ndone {elapsed()}")
 
 

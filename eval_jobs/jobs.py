@@ -243,7 +243,10 @@ def _attached(route: RunRoute) -> RunLog | RelayedLog:
 
 
 def _gather(running: dict[ray.ObjectRef, SequenceJob]) -> list[tuple[SequenceJob, Exception]]:
-    """Waits for all tasks under a progress bar; gives those that failed, each with its cause."""
+    """Waits for all tasks under a progress bar; gives those that failed, each with its cause.
+
+    Where no terminal shows the bar, lines in the log tell how far it is.
+    """
     failures = []
     columns = (
         TextColumn("tracking {task.description}", markup=False),
@@ -254,6 +257,7 @@ def _gather(running: dict[ray.ObjectRef, SequenceJob]) -> list[tuple[SequenceJob
     )
     with Progress(*columns) as progress:
         bar = progress.add_task("", total=sum(len(job.track) for job in running.values()))
+        num_jobs = len(running)
         while running:
             done, _ = ray.wait(list(running))
             for reference in done:
@@ -265,6 +269,10 @@ def _gather(running: dict[ray.ObjectRef, SequenceJob]) -> list[tuple[SequenceJob
                     failures.append((job, cause))
                     log.error("%s failed: %s", job.title, cause)
                 progress.update(bar, advance=len(job.track), description=job.title)
+                if not progress.console.is_terminal:
+                    log.info(
+                        "%d of %d runs ended: %s", num_jobs - len(running), num_jobs, job.title
+                    )
     return failures
 
 

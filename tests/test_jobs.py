@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import signal
@@ -131,8 +132,10 @@ def test_phases_differ_in_how_far_they_adapt() -> None:
 
 @pytest.mark.ray
 def test_evaluation_runs_scores_and_is_not_run_again(
-    ray_session: None, videos: Path, tmp_path: Path
+    ray_session: None, videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Its progress is seen without a terminal, too."""
+    caplog.set_level(logging.INFO)
     specs = [
         OnlineSpec(name="ours", checkpoint=write_checkpoint(tmp_path / "best")),
         StaticSpec(),
@@ -149,6 +152,8 @@ def test_evaluation_runs_scores_and_is_not_run_again(
         np.mean([each.values["auc"] for each in static.sequences])
     )
     assert static.label == "OPE over visible frames, 2 sequences"
+
+    assert "4 of 4 runs ended: " in caplog.text
 
     files = sorted((tmp_path / "results").rglob("*.json"))
     assert len(files) == 4

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -345,8 +346,10 @@ def test_script_logs_each_step(
     shards: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
+    caplog.set_level(logging.INFO)
     logged: dict[str, Any] = {}
 
     class FakeLog:
@@ -372,6 +375,7 @@ def test_script_logs_each_step(
         monkeypatch.setattr(module, "read_manifest", lambda _: manifest)
     script.main(("MAML=x",), shards, num_steps=1, tasks=FEW, output=tmp_path)
     assert logged["status"] == "FINISHED" and set("01") < set(logged)
+    assert "9 of 9 pair tasks" in caplog.messages, "progress is seen without a terminal"
     assert len(logged["plots/pair_tasks.png"].axes) == 4
     assert len(logged["tables/tasks.csv"].splitlines()) == 1 + 6 + 3
     printed = capsys.readouterr().out

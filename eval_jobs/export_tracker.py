@@ -78,14 +78,17 @@ def _expect_replaceable(output: Path) -> None:
 
 
 @clear_errors(ValueError, OSError)
-def main(checkpoint: str, output: Path) -> None:
+def main(checkpoint: str, output: str) -> None:
     """Exports a tracker.
 
     Args:
         checkpoint: a checkpoint's folder or URI, such as runs/RUN_ID/best.
-        output: the folder to write; an earlier export is replaced, all else is left alone.
+        output: the folder of this machine to write; an earlier export is replaced, all else is
+            left alone.
     """
-    folder = export_tracker(checkpoint, output)
+    if "://" in output:
+        raise ValueError(f"--output: a folder of this machine expected, got the URI {output!r}")
+    folder = export_tracker(checkpoint, Path(output))
     size_mb = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"wrote {folder}, {size_mb:.2f} MB")
 

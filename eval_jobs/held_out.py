@@ -19,7 +19,7 @@ def require_disjoint(training_videos: Iterable[str], selection: Selection) -> No
     ``car_4`` and ``OTB_Car4`` are one video; ``car-4`` is LaSOT's and another one.
 
     Raises:
-        ContaminatedTrainingError: they share videos; it names each.
+        ContaminatedTrainingError: they share videos; it names ten of them at most.
     """
     held_out = {normalised(track.video): track.video for track in selection.tracks}
     shared = sorted({video for video in training_videos if normalised(video) in held_out})

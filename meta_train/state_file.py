@@ -41,7 +41,7 @@ def require_device(device: torch.device | str) -> None:
     """
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         first_line, *_ = str(error).split("\n")
         raise ValueError(
             f"device {str(device)!r}: one that this machine has expected, such as cpu or cuda; "

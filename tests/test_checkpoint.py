@@ -206,3 +206,5 @@ def test_the_digest_tells_contents_apart(tmp_path: Path) -> None:
 def test_what_pytorch_says_of_a_device_is_shortened_with_a_sign() -> None:
     with pytest.raises(ValueError, match=r" says: Expected one of.*\.\.\. \(\d+ characters\)$"):
         require_device("g" * 99)
+    with pytest.raises(ValueError, match="device 'hpu': one that this machine has expected"):
+        require_device("hpu")  # PyTorch imports a module for it, which is not there

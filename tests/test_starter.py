@@ -75,13 +75,15 @@ def test_exports_that_fail_name_what_was_given(
     with pytest.raises(
         SystemExit, match=r"error: .*file/mine: a folder that can be written expected"
     ):
-        main(str(slim_checkpoint), tmp_path / "file" / "mine")
+        main(str(slim_checkpoint), str(tmp_path / "file" / "mine"))
     with pytest.raises(SystemExit, match="error: checkpoint: a URI without credentials expected"):
-        main("s3://user:secret@bucket/best", tmp_path / "mine")
+        main("s3://user:secret@bucket/best", str(tmp_path / "mine"))
+    with pytest.raises(SystemExit, match="error: --output: a folder of this machine expected"):
+        main(str(slim_checkpoint), "s3://bucket/mine")
 
     def unreachable(_: str) -> None:
         raise OSError("no such bucket")
 
     monkeypatch.setattr("meta_train.checkpoint.open_folder", unreachable)
     with pytest.raises(SystemExit, match=r"error: s3://bucket/best: .* \(no such bucket\)"):
-        main("s3://bucket/best", tmp_path / "mine")
+        main("s3://bucket/best", str(tmp_path / "mine"))

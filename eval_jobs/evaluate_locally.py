@@ -10,7 +10,7 @@ Results that are there are not computed again.
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import partial as with_arguments
@@ -25,7 +25,7 @@ from eval_jobs.benchmarks import find_benchmark
 from eval_jobs.constant_rates import CONSTANT_RATES
 from eval_jobs.pair_contest import TUNING, Contest, Entry, Part, load_entries
 from eval_jobs.pair_results import PairResults
-from eval_jobs.pair_scores import score_rows
+from eval_jobs.pair_scores import PairScore, score_rows
 from eval_jobs.row_tables import table_rows, text_table
 from eval_jobs.sequence_job import SequenceJob, track_sequence
 from eval_jobs.tracker_config import TrackerConfig
@@ -98,14 +98,9 @@ def main(
             entries = load_entries(checkpoints)
             contest = Contest.draw(shards, tasks, entries, num_steps, constant_rates)
             results = PairResults(folder=output, contest=contest)
-            unscored = [
-                (text, entry)
-                for text, entry in zip(checkpoints, entries, strict=True)
-                if results.read(entry) is None
-            ]
-            for subsets in ((TUNING,), tuple(contest.tasks)):
-                _run_all(pool, _measuring(results, unscored, subsets, device))
-            scores = [score for entry in entries for score in results.read_or_score(entry)]
+            scores = _score_pairs(
+                pool, results, dict(zip(checkpoints, entries, strict=True)), device
+            )
             print(text_table(score_rows(scores), "Pair tasks"))
             print(contest.text)
         jobs = once_each(job for work in works for job in work.jobs)
@@ -127,30 +122,40 @@ def _processes(count: int) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
-def measure_pairs(results: PairResults, part: Part, device: str, checkpoint: str) -> None:
+def _score_pairs(
+    pool: Executor, results: PairResults, entries: Mapping[str, Entry], device: str
+) -> list[PairScore]:
+    """The scores of all entries, given by what names them on the command line."""
+    contest = results.contest
+    unscored = {text: entry for text, entry in entries.items() if results.read(entry) is None}
+    run = with_arguments(measure_pairs, results, device)
+    tuning: dict[str, Task] = {
+        _title(entry, part): with_arguments(run, text, part)
+        for text, entry in unscored.items()
+        for part in contest.parts(TUNING)
+        if contest.tunes(entry)
+    }
+    _run_all(pool, tuning)
+    reporting: dict[str, Task] = {}
+    for text, entry in unscored.items():
+        rate = results.choose_constant(entry)
+        for part in (part for subset in contest.tasks for part in contest.parts(subset)):
+            reporting[_title(entry, part)] = with_arguments(run, text, part, rate)
+    _run_all(pool, reporting)
+    return [score for entry in entries.values() for score in results.read_or_score(entry)]
+
+
+def _title(entry: Entry, part: Part) -> str:
+    return f"{entry.name}, tasks {part.start + 1} to {part.stop} of {part.subset}"
+
+
+def measure_pairs(
+    results: PairResults, device: str, checkpoint: str, part: Part, rate: float | None = None
+) -> None:
     """Measures some of one checkpoint's pair tasks and keeps the values, unless they are there."""
     torch.set_num_threads(1)
     (entry,) = load_entries([checkpoint], device)
-    results.measure(entry, part)
-
-
-def _measuring(
-    results: PairResults,
-    checkpoints: Sequence[tuple[str, Entry]],
-    subsets: Sequence[str],
-    device: str,
-) -> dict[str, Task]:
-    """All parts of these subsets."""
-    run = with_arguments(measure_pairs, results)
-    return {
-        f"{entry.name}, tasks {part.start + 1} to {part.stop} of {subset}": with_arguments(
-            run, part, device, text
-        )
-        for text, entry in checkpoints
-        for subset in subsets
-        if subset != TUNING or results.contest.tunes(entry)
-        for part in results.contest.parts(subset)
-    }
+    results.measure(entry, part, rate)
 
 
 def _tracking(jobs: Sequence[SequenceJob]) -> dict[str, Task]:

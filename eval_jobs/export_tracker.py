@@ -1,6 +1,7 @@
 """Makes of a checkpoint one to give away: what tracking needs, and nothing else.
 
     python eval_jobs/export_tracker.py --checkpoint runs/RUN_ID/best --output my_tracker
+    python eval_jobs/export_tracker.py ... --constant-rate 0.003      # one rate for all kernels
 
 Adam's state and the paths of the training machine stay behind.
 """
@@ -11,21 +12,27 @@ from pathlib import Path
 import tyro
 
 from data_pipeline.clear_errors import clear_errors, shortened
+from eval_jobs.constant_rates import constant
 from meta_train.checkpoint import FILES, Checkpoint, CheckpointError, load, save
 
 
-def export_tracker(checkpoint: Path | str, output: Path) -> Path:
+def export_tracker(
+    checkpoint: Path | str, output: Path, constant_rate: float | None = None
+) -> Path:
     """Writes the checkpoint of a tracker; ``--init-from`` takes it as well.
 
     Args:
         checkpoint: its folder, or URI.
         output: a new or empty folder, or an earlier export, which is replaced.
+        constant_rate: of every kernel's inner-loop steps, in place of the checkpoint's rates.
 
     Raises:
         CheckpointError: the checkpoint is missing, cut short or changed, or cannot be read; the
             output holds something else, or cannot be written.
-        ValueError: the URI holds a secret.
+        ValueError: the URI holds a secret, or the rate is not positive.
     """
+    if constant_rate is not None and not constant_rate > 0:
+        raise ValueError(f"a constant inner-loop rate must be positive, got {constant_rate}")
     output = output.absolute()
     _expect_replaceable(output)
     try:
@@ -44,7 +51,7 @@ def export_tracker(checkpoint: Path | str, output: Path) -> Path:
     exported = Checkpoint(
         config=config,
         weights=found.weights,
-        rates=found.rates,
+        rates=found.rates if constant_rate is None else constant(found.rates, constant_rate),
         optimizer={},
         iteration=found.iteration,
     )
@@ -78,17 +85,19 @@ def _expect_replaceable(output: Path) -> None:
 
 
 @clear_errors(ValueError, OSError)
-def main(checkpoint: str, output: str) -> None:
+def main(checkpoint: str, output: str, constant_rate: float | None = None) -> None:
     """Exports a tracker.
 
     Args:
         checkpoint: a checkpoint's folder or URI, such as runs/RUN_ID/best.
         output: the folder of this machine to write; an earlier export is replaced, all else is
             left alone.
+        constant_rate: adapt every kernel at this rate, as a detector without learned ones does;
+            at the checkpoint's own where not given.
     """
     if "://" in output:
         raise ValueError(f"--output: a folder of this machine expected, got the URI {output!r}")
-    folder = export_tracker(checkpoint, Path(output))
+    folder = export_tracker(checkpoint, Path(output), constant_rate)
     size_mb = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"wrote {folder}, {size_mb:.2f} MB")
 

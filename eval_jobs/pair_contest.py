@@ -22,7 +22,7 @@ from meta_train.train_config import TrainConfig
 logger = logging.getLogger(__name__)
 
 TUNING = "tuning"
-"""Where a `Part` of the tasks that constant rates are chosen by is from."""
+"""The subset of a `Part` of the tasks by which constant rates are chosen."""
 
 _TASKS_AT_ONCE = 25
 """Tasks of a part: what a stopped command does again at most."""
@@ -218,7 +218,7 @@ def score_entry(
         ValueError: adaptation diverged at all constant rates.
     """
     measured = with_arguments(measure_part, contest, entry) if measured is None else measured
-    variants = report_variants(contest, entry, measured)
+    variants = report_variants(entry, best_constant(contest, entry, measured))
     values = {
         subset: _joined(measured(part, variants) for part in contest.parts(subset))
         for subset in contest.tasks
@@ -239,20 +239,27 @@ def tuning_variants(contest: Contest, entry: Entry) -> dict[str, Rates]:
     return {f"{rate:g}": constant(entry.learner.rates, rate) for rate in contest.constant_rates}
 
 
-def report_variants(contest: Contest, entry: Entry, measured: Measured) -> dict[str, Rates]:
-    """A detector's own rates, and the constant that does best on the tuning tasks if it needs one.
+def best_constant(contest: Contest, entry: Entry, measured: Measured) -> float | None:
+    """The rate that does best on the tuning tasks; None for a detector that needs none.
 
     Raises:
         ValueError: adaptation diverged at all constant rates.
     """
-    variants = {"learned" if entry.has_learned_rates else "initial": entry.learner.rates}
-    if contest.tunes(entry):
-        constants = tuning_variants(contest, entry)
-        found = _joined(measured(part, constants) for part in contest.parts(TUNING))
-        overlaps = {float(name): _final_overlap(values) for name, values in found.items()}
-        logger.debug("%s: overlap after adaptation by constant rate: %s", entry.name, overlaps)
-        rate = best_rate(overlaps)
-        variants[f"best constant ({rate:g})"] = constant(entry.learner.rates, rate)
+    if not contest.tunes(entry):
+        return None
+    variants = tuning_variants(contest, entry)
+    found = _joined(measured(part, variants) for part in contest.parts(TUNING))
+    overlaps = {float(name): _final_overlap(values) for name, values in found.items()}
+    logger.info("%s: overlap after adaptation by constant rate: %s", entry.name, overlaps)
+    return best_rate(overlaps)
+
+
+def report_variants(entry: Entry, rate: float | None) -> dict[str, Rates]:
+    """A detector's own rates and, if there is one, the constant that was chosen for it."""
+    rates = entry.learner.rates
+    variants = {"learned" if entry.has_learned_rates else "initial": rates}
+    if rate is not None:
+        variants[f"best constant ({rate:g})"] = constant(rates, rate)
     return variants
 
 

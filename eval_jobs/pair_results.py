@@ -1,11 +1,13 @@
 """Scores on pair tasks, on disk: one JSON file per detector, complete and checked or not used.
 
-A file is named by all that its values depend on, so that a stopped command goes on, and what one
-machine scored another one reports.
+A file is named by all that its values depend on, so that what one machine scored another one
+reports. Until it is written, a folder beside it holds the measures part by part, so that a stopped
+command goes on.
 """
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from eval_jobs.pair_contest import (
     Contest,
     Entry,
     Part,
+    best_constant,
     measure_part,
     report_variants,
     score_entry,
@@ -32,6 +35,8 @@ from eval_jobs.pair_contest import (
 from eval_jobs.pair_scores import MEASURES, PairScore, Values
 from eval_jobs.results import ResultError, file_name, write_atomically
 from meta_train.kernel_rates import Rates
+
+logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
@@ -102,6 +107,7 @@ class PairResults:
         """
         scores = self.read(entry)
         if scores is not None:
+            self._remove_parts(entry)
             advance(self.contest.num_tasks([entry]))
             return scores
 
@@ -112,29 +118,39 @@ class PairResults:
 
         scores = score_entry(self.contest, entry, measured)
         self.write(entry, scores)
-        shutil.rmtree(self._folder_of_parts(entry), ignore_errors=True)
+        self._remove_parts(entry)
         return scores
 
-    def measure(self, entry: Entry, part: Part) -> None:
-        """Measures and keeps a part, unless it is there; those of `TUNING` are wanted first.
+    def choose_constant(self, entry: Entry) -> float | None:
+        """As `best_constant`, from the parts that are on disk or new ones, which are kept."""
+        return best_constant(self.contest, entry, with_arguments(self._measured, entry))
+
+    def measure(self, entry: Entry, part: Part, rate: float | None = None) -> None:
+        """Measures and keeps a part, unless it or the entry's scores are there.
+
+        Args:
+            entry: what is scored.
+            part: some of the tasks.
+            rate: the constant that was chosen for the entry; nothing to tasks of `TUNING`.
 
         Raises:
             ResultError: as `read`.
             OSError: as `write`.
         """
-        measured = with_arguments(self._measured, entry)
+        if self.read(entry) is not None:
+            return
+        variants = report_variants(entry, rate)
         if part.subset == TUNING:
             variants = tuning_variants(self.contest, entry)
-        else:
-            variants = report_variants(self.contest, entry, measured)
-        measured(part, variants)
+        self._measured(entry, part, variants)
 
     def _measured(
         self, entry: Entry, part: Part, variants: Mapping[str, Rates]
     ) -> dict[str, Values]:
         """A part's measures: those on disk, or new ones, which are kept."""
-        path = self._folder_of_parts(entry) / f"{part.subset}-{part.start}.json"
         identity = self._identity(entry) | {"part": list(part), "rates": list(variants)}
+        name = f"{part.subset}-{part.start}-{_digest(identity)[:12]}.json"
+        path = self._folder_of_parts(entry) / name
         shape = part.stop - part.start, len(MEASURES), self.contest.num_steps + 1
 
         def values(content: dict[str, Any]) -> dict[str, Values]:
@@ -149,6 +165,15 @@ class PairResults:
 
     def _folder_of_parts(self, entry: Entry) -> Path:
         return self.path(entry).with_suffix(".parts")
+
+    def _remove_parts(self, entry: Entry) -> None:
+        """Takes away what the scores are made of, once they are kept."""
+        try:
+            shutil.rmtree(self._folder_of_parts(entry))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.warning("%s stays: %s", self._folder_of_parts(entry), error)
 
     def _score(self, entry: Entry, content: dict[str, Any]) -> PairScore:
         tasks = self.contest.tasks

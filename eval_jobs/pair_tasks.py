@@ -51,7 +51,8 @@ def main(
         num_steps: inner steps; the first frame of a video gets 5.
         constant_rates: to choose from where a detector has learned none.
         tasks: how many tasks, and how they are drawn.
-        output: takes a file per checkpoint; scores that are there are not computed again.
+        output: takes a file per checkpoint, and what was measured until it is complete; nothing
+            that is there is computed again.
         device: cpu or cuda.
         mlflow: where the run is logged.
     """

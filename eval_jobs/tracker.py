@@ -136,7 +136,8 @@ class OnlineTracker:
         boxes = self._to_device(boxes_in_crop)
         self._online, self._weights = self._learner, self._learner.weights
         support = SupportSet(self._features(images), boxes, max_samples=self.config.max_support)
-        self._weights = self._descend(support, self.config.first_frame_steps, BRANCHES)  # line 3
+        num_steps = self.config.first_frame_steps
+        self._weights = self._descend(self._weights, support, num_steps, BRANCHES)  # line 3
         part = None if self.config.drift.relearn else self.config.update_adapts
         if part is not None and part != self._learner.adapts:
             self._online = self._learner.partial(self._weights, part)
@@ -217,13 +218,14 @@ class OnlineTracker:
 
     def _update(self, support: SupportSet) -> Weights:
         """The weights after an online update, of the branches that it adapts."""
-        config = self.config
-        if not config.drift.relearn:
-            return self._descend(support, config.update_steps, config.update_branches)
-        theta_0 = self._learner.weights
-        names = adapted_names(theta_0, self._learner.adapts, config.update_branches)
-        self._weights = self._weights | {name: theta_0[name] for name in names}
-        return self._descend(support, config.first_frame_steps, config.update_branches)
+        config, begin = self.config, self._weights
+        num_steps = config.update_steps
+        if config.drift.relearn:
+            theta_0 = self._learner.weights
+            names = adapted_names(theta_0, self._learner.adapts, config.update_branches)
+            begin = begin | {name: theta_0[name] for name in names}
+            num_steps = config.first_frame_steps
+        return self._descend(begin, support, num_steps, config.update_branches)
 
     def _features(self, crops: UInt8[ndarray, "N 263 263 3"]) -> Features:
         """Crops at the boundary of what adapts from here on, for both branches."""
@@ -252,12 +254,12 @@ class OnlineTracker:
         )
 
     def _descend(
-        self, support: SupportSet, num_steps: int, branches: tuple[Branch, ...]
+        self, begin: Weights, support: SupportSet, num_steps: int, branches: tuple[Branch, ...]
     ) -> Weights:
         """The weights after gradient descent on the support set (Eqn. 1)."""
         features, boxes = support.samples(branches)
         labels = self._learner.detector.label(boxes, torch.ones_like(boxes[:, 0], dtype=torch.bool))
-        return self._online.adapt(self._weights, features, labels, num_steps=num_steps)
+        return self._online.adapt(begin, features, labels, num_steps=num_steps)
 
     def _to_device(self, boxes: Float[ndarray, "N 4"]) -> Float[Tensor, "N 4"]:
         return torch.as_tensor(boxes, dtype=torch.float32, device=self._learner.device)

@@ -52,7 +52,7 @@ class TrackerConfig:
     for an update on each frame."""
 
     drift: DriftConfig = DriftConfig()
-    """What an online update must pass. Not in the paper; off."""
+    """What holds online updates to the first frame. Not in the paper; off."""
 
     penalty_strength: float = 0.2
     """k of the shape penalty (line 10). Not in the paper; PySiamTracking."""
@@ -76,6 +76,11 @@ class TrackerConfig:
             raise ValueError(
                 "update_interval_frames must be at least 1, or None for no online updating, "
                 f"got {self.update_interval_frames}"
+            )
+        if self.drift.relearn and not self.first_frame_steps and self.update_interval_frames:
+            raise ValueError(
+                "drift.relearn takes the first frame's steps again: first_frame_steps must be at "
+                "least 1, got 0"
             )
         if not self.update_branches or not set(self.update_branches) <= set(BRANCHES):
             raise ValueError(

@@ -22,8 +22,9 @@ class DriftConfig:
 
     relearn: bool = False
     """An update goes back to theta_0 and takes the first frame's number of steps on the whole
-    support set: what meta-training prepared for, so that updates do not add up. It changes all
-    that the first frame changed, whatever ``update_adapts`` and ``update_steps`` say."""
+    support set: what meta-training prepared for, so that updates do not add up. In the branches
+    that it adapts it changes all that the first frame changed, not ``update_adapts``; of
+    ``update_steps`` only 0, for never, counts."""
 
     min_update_score: float | None = None
     """No update on a frame whose result has a raw score of at most this. None: on any frame."""

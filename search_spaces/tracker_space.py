@@ -6,7 +6,6 @@ from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.tracker_config import TrackerConfig
-from eval_jobs.update_rule import DriftConfig
 from search_spaces.measures import SPEED, benchmark_measures
 from search_spaces.search import Interval, Options, Search, Space
 from search_spaces.sequence_parts import TuningConfig
@@ -102,7 +101,8 @@ def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
         update_interval_frames=interval,
         min_update_gap_frames=choice.min_update_gap_frames,
         first_frame_steps=choice.first_frame_steps,
-        drift=DriftConfig(
+        drift=replace(
+            base.evaluation.tracker.drift,
             min_update_score=choice.min_update_score or None,
             rollback_factor=choice.rollback_factor or None,
             pull_back=choice.pull_back,

@@ -173,8 +173,11 @@ def test_stopped_scoring_goes_on_where_it_was(
     whole = score_entry(contest, baseline)
     monkeypatch.setattr(pair_contest, "_TASKS_AT_ONCE", 1)
     results = PairResults(folder=tmp_path, contest=contest)
-    for part in [*contest.parts(TUNING), *contest.parts("all")[:2]]:
+    for part in contest.parts(TUNING):
         results.measure(baseline, part)
+    rate = results.choose_constant(baseline)
+    for part in contest.parts("all")[:2]:
+        results.measure(baseline, part, rate)
     measured: list[Part] = []
 
     def measure(contest: Contest, entry: Entry, part: Part, variants: Any) -> Any:
@@ -191,15 +194,57 @@ def test_stopped_scoring_goes_on_where_it_was(
     assert [path.name for path in (tmp_path / "pair_tasks").iterdir()] == [
         results.path(baseline).name
     ], "the parts are gone"
+    results.measure(baseline, contest.parts("all")[0], rate)
+    assert len(measured) == 1, "what has its scores is not measured again"
+
+
+@pytest.mark.usefixtures("here")
+def test_who_learned_no_rates_tunes_before_it_reports(
+    tmp_path: Path, tiny_shards: str, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what a stop left beside complete scores is taken away."""
+    baseline = replace(entry, config=replace(entry.config, outer_loop=BASELINE))
+    monkeypatch.setattr(evaluate_locally, "load_entries", lambda *_: [baseline])
+    monkeypatch.setattr(pair_contest, "_TASKS_AT_ONCE", 2)
+    contest = Contest.draw(tiny_shards, FEW, [baseline], 1, (1e-4, 1e-3))
+    results = PairResults(folder=tmp_path, contest=contest)
+    measured: list[tuple[str, int, tuple[str, ...]]] = []
+
+    def measure(contest: Contest, entry: Entry, part: Part, variants: Any) -> Any:
+        measured.append((part.subset, part.start, tuple(variants)))
+        return measure_part(contest, entry, part, variants)
+
+    monkeypatch.setattr(pair_results, "measure_part", measure)
+
+    def run() -> None:
+        evaluate_locally.main(
+            ("tiny=anywhere",),
+            shards=tiny_shards,
+            num_steps=1,
+            tasks=FEW,
+            constant_rates=(1e-4, 1e-3),
+            output=tmp_path,
+        )
+
+    run()
+    own = measured[1][2]
+    assert own[0] == "initial" and own[1].startswith("best constant (0.00")
+    constants = ("0.0001", "0.001")
+    assert measured == [(TUNING, 0, constants), ("all", 0, own), ("all", 2, own)]
+    left = results.path(baseline).with_suffix(".parts") / "left.json"
+    left.parent.mkdir()
+    left.touch()
+    run()
+    assert len(measured) == 3 and not left.parent.exists()
 
 
 def test_a_damaged_part_is_refused(tmp_path: Path, entry: Entry, contest: Contest) -> None:
     results = PairResults(folder=tmp_path, contest=contest)
     (part,) = contest.parts("all")
     results.measure(entry, part)
-    (file,) = tmp_path.rglob("all-0.json")
+    (file,) = tmp_path.rglob("all-0-*.json")
     file.write_text(file.read_text().replace("0.", "1.", 1))
-    with pytest.raises(ResultError, match=r"all-0\.json cannot be used.*Delete it to score tiny"):
+    with pytest.raises(ResultError, match=r"all-0-.*json cannot be used.*Delete it to score tiny"):
         results.read_or_score(entry)
 
 

@@ -68,6 +68,15 @@ def test_an_export_replaces_nothing_but_an_export(slim_checkpoint: Path, tmp_pat
     assert (mine / "dog.mp4").read_text() == "a video"
 
 
+def test_an_export_can_have_one_rate_for_all_kernels(slim_checkpoint: Path, tmp_path: Path) -> None:
+    main(str(slim_checkpoint), str(tmp_path / "mine"), constant_rate=0.25)
+    found, before = load(tmp_path / "mine"), load(slim_checkpoint)
+    assert found.rates.keys() == before.rates.keys()
+    assert all(bool((rate == 0.25).all()) for rate in found.rates.values())
+    with pytest.raises(SystemExit, match="error: a constant inner-loop rate must be positive, got"):
+        main(str(slim_checkpoint), str(tmp_path / "mine"), constant_rate=float("nan"))
+
+
 def test_exports_that_fail_name_what_was_given(
     slim_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

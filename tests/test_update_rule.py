@@ -122,6 +122,26 @@ def test_relearning_one_branch_leaves_the_other_as_the_first_frame_made_it(
     assert changed == set(adapted_names(learner.weights, "head", ("cls",)))
 
 
+def test_relearning_without_steps_is_refused() -> None:
+    relearn = DriftConfig(relearn=True)
+    with pytest.raises(ValueError, match="first_frame_steps must be at least 1, got 0"):
+        TrackerConfig(first_frame_steps=0, drift=relearn)
+    TrackerConfig(first_frame_steps=0, update_interval_frames=None, drift=relearn)
+
+
+def test_what_was_relearned_passes_the_guards(learner: Learner, track: Track) -> None:
+    """Half-way back to the first frame's weights."""
+    found = []
+    for share in (0.0, 0.5):
+        drift = DriftConfig(relearn=True, pull_back=share)
+        tracker = OnlineTracker(learner, replace(EAGER, drift=drift))
+        tracker.start(cv2.imread(str(track.image_files[0])), BOX)
+        first = tracker._weights["cls.head.output.weight"]
+        tracker.follow(cv2.imread(str(track.image_files[1])))
+        found.append(tracker._weights["cls.head.output.weight"])
+    torch.testing.assert_close(found[1], torch.lerp(found[0], first, 0.5))
+
+
 def test_weights_are_pulled_part_of_the_way() -> None:
     first = {"moved": torch.tensor([0.0, 4.0]), "kept": torch.ones(1)}
     weights = {"moved": torch.tensor([8.0, 4.0]), "kept": first["kept"]}

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 TRACKER, CANDIDATES, SUPPORT = "tracker.py", "candidates.py", "support_set.py"
-FIRST_DESCENT = "self._descend(support, self.config.first_frame_steps, BRANCHES)"
+FIRST_DESCENT = "self._descend(self._weights, support, num_steps, BRANCHES)"
 
 
 class Mutation(NamedTuple):
@@ -111,7 +111,7 @@ MUTATIONS = (
         TRACKER,
         "return Prediction(box=last, score=float(scores.max()), lost=True)  # lines 7-8",
         "if self._update_is_due(scores, 0, window.to_crop(self._box)):\n"
-        "                self._weights = self._descend(self._support, 1, BRANCHES)\n"
+        "                self._weights = self._descend(self._weights, self._support, 1, BRANCHES)\n"
         "            return Prediction(box=self._box, score=float(scores.max()), lost=True)",
     ),
     Mutation(
@@ -273,22 +273,22 @@ MUTATIONS = (
         "15",
         "an update starts from theta_0 again",
         TRACKER,
-        "self._online.adapt(self._weights, features",
+        "self._online.adapt(begin, features",
         "self._online.adapt(self._learner.weights, features",
     ),
     Mutation(
         "15",
         "an update takes five steps",
         TRACKER,
-        "support, config.update_steps, config.update_branches",
-        "support, config.first_frame_steps, config.update_branches",
+        "config, begin = self.config, self._weights\n        num_steps = config.update_steps",
+        "config, begin = self.config, self._weights\n        num_steps = 5",
     ),
     Mutation(
         "15",
         "an update adapts both branches, whatever the setting",
         TRACKER,
-        "support, config.update_steps, config.update_branches",
-        "support, config.update_steps, BRANCHES",
+        "support, num_steps, config.update_branches",
+        "support, num_steps, BRANCHES",
     ),
     Mutation(
         "15",

@@ -1,7 +1,7 @@
 """An outer step with a pair's work as CUDA graphs against the same step launch by launch.
 
 Usage: ``PYTHONPATH=. python tests/benchmarks/graph_replays.py [--profile]``, on a GPU. Needs what
-the heart of the project imports: no Ray, no MLflow, no peers.
+the heart of the project imports: no Ray, no MLflow; and the extra ``bench`` for ``--peers``.
 
 1. agreement: largest relative difference between a gradient with graphs (three pairs on two lanes)
    and one without, beside that between two without (kernels that add in any order), by detector,
@@ -10,8 +10,8 @@ the heart of the project imports: no Ray, no MLflow, no peers.
    graphs also several pairs at a time, each on a stream of its own (lanes). Contestants take turns;
    medians. The floors: operations of the convolutions, counted on tensors without data, over the
    rates that a large convolution and a large product of matrices reach in bf16. With ``--peers``
-   also the loops of `higher` and `torchopt`, launch by launch on eight pairs, and how many times as
-   long they take for a pair; in bf16 under autocast;
+   also the loops of `higher` and `torchopt` afterwards, launch by launch on eight pairs, and how
+   many times as long they take for a pair as our best; under autocast for both kinds of bf16;
 3. with ``--profile``: what the GPU does in one step with graphs, by kernel.
 
 A case that fails prints why, and the next one goes on; after ``--budget`` seconds none is begun.
@@ -218,17 +218,20 @@ def race(
     if len(cuda_graphs.GRAPHS._refused) > refused:
         print("    FELL BACK TO EAGER", flush=True)
     if pairs == max(options.pairs):
-        best = min(statistics.median(each) for each in times.values()) / pairs
-        for name in options.peers:
-            peer, count = peer_step(name, problem, precision), min(pairs, 8)
-            peer()
-            middle = statistics.median(seconds(peer, options.device) for _ in range(3)) / count
-            print(
-                f"    {name}: {middle * 1e3:.1f} ms a pair, {middle / best:.2f}x our best",
-                flush=True,
-            )
         features = seconds_of_features(problem, precision, options.device)
         print(f"    of it, features up to the boundary: {features * 1e3:.1f} ms", flush=True)
+        best = min(statistics.median(each) for each in times.values()) / pairs
+        for name in options.peers:
+            attempt(name, math.inf, time_peer, name, problem, precision, best)
+
+
+def time_peer(name: str, problem: Problem, precision: Precision, best: float) -> None:
+    """One line; ``best`` is our time for a pair, in seconds."""
+    device = problem.episodes.query_boxes.device.type
+    peer, count = peer_step(name, problem, precision), min(len(problem.episodes.query_boxes), 8)
+    peer()
+    middle = statistics.median(seconds(peer, device) for _ in range(3)) / count
+    print(f"    {name}: {middle * 1e3:.1f} ms a pair, {middle / best:.2f}x our best", flush=True)
 
 
 def seconds_of_features(problem: Problem, precision: Precision, device: str) -> float:
@@ -266,9 +269,9 @@ def main() -> None:
     parser.add_argument(
         "--precisions", nargs="+", choices=PRECISIONS, default=["bf16", "fp32", "tf32"]
     )
-    parser.add_argument("--lanes", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--lanes", type=int, nargs="*", default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=5, help="eager: two for many pairs")
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=[])
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=[], help="also time these")
     parser.add_argument("--skip-comparison", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds")

@@ -230,7 +230,7 @@ def measure_updates(
         support.add(first, boxes[:1])
 
     def update() -> None:
-        tracker._descend(support, 1, BRANCHES)
+        tracker._descend(tracker._weights, support, 1, BRANCHES)
 
     calls = record(update)
     seconds = take_turns(

@@ -126,8 +126,10 @@ def pages(
     yield Page(name="charts", url=charts, expected=(*names, *metrics), height_px=9000)
     expected = (names[0], *RUN_SHOWS, *metrics, *knobs)
     yield Page(name="run", url=f"{base}/runs/{runs[0]}", expected=expected)
+    # Its table of metrics draws the rows in view alone, the first by name.
+    first = min(set.intersection(*(set(run.data.metrics) for run in found)))
     compare = compare_url(home, experiment, runs)
-    yield Page(name="compare", url=compare, expected=(*names, *RUN_SHOWS, *metrics, *knobs))
+    yield Page(name="compare", url=compare, expected=(*names, *RUN_SHOWS, first, *knobs))
 
 
 def varying_params(runs: Sequence[Any]) -> tuple[str, ...]:

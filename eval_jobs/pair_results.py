@@ -234,7 +234,15 @@ def _read(
         return understand(content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise ResultError(
             f"{path} cannot be used: {shortened(error, 200)}. "
             f"Delete it to score {identity['name']} again."

@@ -192,7 +192,8 @@ def _read_index(folder: Path) -> None:
         stream.episode(0, count)
 
 
-def _make_manifest(folder: Path) -> Files:
+def make_manifest(folder: Path) -> Files:
+    """A valid manifest of shards."""
     counts = {"coco": DatasetCounts(videos=8, tracks=8, rows=8, frames=8, images=24)}
     manifest = Manifest(
         schema_version=2,
@@ -227,7 +228,7 @@ DATA_TARGETS: dict[str, Target] = {
     "video files": Target(make=_make_video, read=_read_video),
     "shard": Target(make=_make_shard, read=_read_shard),
     "shard index": Target(make=_make_index, read=_read_index),
-    "shard manifest": Target(make=_make_manifest, read=lambda folder: read_manifest(str(folder))),
+    "shard manifest": Target(make=make_manifest, read=lambda folder: read_manifest(str(folder))),
     "shard plan": Target(make=_make_plan, read=_read_plan),
 }
 """Datasets, images, videos and shards, by name."""

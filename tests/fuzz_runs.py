@@ -4,19 +4,24 @@ import hashlib
 import io
 import json
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
-from fuzz_data import Files, Target, all_of
+from fuzz_data import Files, Target, all_of, make_manifest
 from fuzz_inputs import spoilt
 from hypothesis import strategies as st
 
+from data_pipeline.pair_tasks import PairTask
 from data_pipeline.tracks import Track
 from eval_jobs import pipeline
 from eval_jobs.benchmarks import BENCHMARKS, Selection
+from eval_jobs.pair_contest import Contest, Entry
+from eval_jobs.pair_results import PairResults
+from eval_jobs.pair_scores import MEASURES, PairScore
 from eval_jobs.protocols import FAILED, INITIALIZED, TRACKED, Trajectory
 from eval_jobs.result_files import score_results
 from eval_jobs.results import ResultStore
@@ -25,7 +30,7 @@ from meta_train.detectors import backbone
 from meta_train.detectors.fcos import FcosConfig
 from meta_train.detectors.heads import HeadConfig
 from meta_train.detectors.network import NetworkConfig
-from meta_train.learner import initial_learner
+from meta_train.learner import Learner, initial_learner
 from meta_train.mlflow_runs import keep_mlflow_run, mlflow_run_of
 from meta_train.train_config import TrainConfig
 from meta_train.train_state import TrainState
@@ -45,14 +50,18 @@ TINY = TrainConfig(
 )
 
 
-def _save_checkpoint(folder: Path) -> Path:
-    learner = initial_learner(
+@cache
+def _learner() -> Learner:
+    return initial_learner(
         TINY.detector,
         TINY.rates,
         adapts=TINY.inner_loop.adapts,
         generator=torch.Generator().manual_seed(0),
     )
-    return checkpoints.save(TrainState(TINY, learner, 3).checkpoint(), folder)
+
+
+def _save_checkpoint(folder: Path) -> Path:
+    return checkpoints.save(TrainState(TINY, _learner(), 3).checkpoint(), folder)
 
 
 def _make_checkpoint(folder: Path) -> Files:
@@ -188,6 +197,39 @@ def _seal_results(folder: Path) -> None:
         path.write_text(json.dumps(content | {"sha256": digest}))
 
 
+def _pair_results(folder: Path) -> tuple[PairResults, Entry]:
+    tasks = {
+        "all": [PairTask("coco", f"{i}", "0", ("shard", 0, i), 0, 0, 0, False) for i in (0, 1)]
+    }
+    contest = Contest(
+        shards=str(folder),
+        val_fraction=0.5,
+        tasks=tasks,
+        tuning=[],
+        num_steps=1,
+        constant_rates=(),
+    )
+    entry = Entry(name="T", digest="ab12", config=TINY, learner=_learner())
+    return PairResults(folder=folder, contest=contest), entry
+
+
+def _make_pair_scores(folder: Path) -> Files:
+    make_manifest(folder)
+    results, entry = _pair_results(folder)
+    tasks, values = results.contest.tasks, {"all": np.full((2, len(MEASURES), 2), 0.25)}
+    score = PairScore(name="T", rates="learned", tasks=tasks, values=values)
+    return all_of(results.write(entry, [score]))
+
+
+def _read_pair_scores(folder: Path) -> None:
+    results, entry = _pair_results(folder)
+    results.read(entry)
+
+
+def _seal_pair_scores(folder: Path) -> None:
+    _seal_results(folder / "pair_tasks")
+
+
 def _make_foreign_results(folder: Path) -> Files:
     rows = "10,20,30,40\n" * 4
     (folder / "flat").mkdir()
@@ -236,6 +278,10 @@ RUN_TARGETS: dict[str, Target] = {
     "results": Target(make=_make_results, read=_read_results),
     "results, digests made to fit": Target(
         make=_make_results, read=_read_results, seal=_seal_results
+    ),
+    "pair scores": Target(make=_make_pair_scores, read=_read_pair_scores),
+    "pair scores, digests made to fit": Target(
+        make=_make_pair_scores, read=_read_pair_scores, seal=_seal_pair_scores
     ),
     "results of other trackers": Target(make=_make_foreign_results, read=_read_foreign_results),
     "undelivered points": Target(make=_make_undelivered, read=_read_undelivered),

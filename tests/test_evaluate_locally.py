@@ -1,5 +1,6 @@
 """Evaluation without Ray and MLflow: the same results, found by the scripts that report them."""
 
+import hashlib
 import json
 import pickle
 from collections.abc import Callable
@@ -158,7 +159,10 @@ def test_damaged_pair_scores_are_refused(tmp_path: Path, entry: Entry, contest: 
     np.testing.assert_array_equal(score.values["all"], whole["scores"][0]["values"]["all"])
     changed = json.loads(path.read_text())
     changed["scores"][0]["values"]["all"][0][0][0] += 1.0
-    for content in (changed, {"sha256": whole["sha256"]}, [], whole | {"name": "another"}):
+    huge = whole | {"scores": [{"rates": "learned", "values": {"all": [[[10**400]]]}}]}
+    del huge["sha256"]
+    huge["sha256"] = hashlib.sha256(json.dumps(huge, sort_keys=True).encode()).hexdigest()
+    for content in (changed, {"sha256": whole["sha256"]}, [], whole | {"name": "another"}, huge):
         path.write_text(json.dumps(content))
         with pytest.raises(ResultError, match="Delete it to score tiny again"):
             results.read(entry)

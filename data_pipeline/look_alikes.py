@@ -42,7 +42,9 @@ def boxes_at(
     tracks: Sequence[Track], frame_number: int, *, width: float, height: float
 ) -> Float[ndarray, "others 4"]:
     """Where tracks are seen in one frame of their video, within an image of this size."""
-    found = [np.zeros((0, 4))]
+    if not tracks:
+        return np.zeros((0, 4))  # most frames: at once
+    found = []
     for track in tracks:
         frames = np.flatnonzero((track.frame_numbers == frame_number) & track.visible)
         found.append(clip(track.boxes[frames].astype(np.float64), width=width, height=height))

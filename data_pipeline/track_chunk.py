@@ -72,8 +72,9 @@ class TrackChunk:
     @property
     def num_look_alikes(self) -> int:
         """Moved views that show a look-alike."""
-        places = np.ndindex(self.view_boxes.shape[:2]) if self.other_boxes else ()
-        return sum(len(self.look_alikes(frame, view)) > 0 for frame, view in places)
+        shown = [frame for frame, others in enumerate(self.other_boxes) if len(others)]
+        views = range(self.view_boxes.shape[1])
+        return sum(len(self.look_alikes(frame, view)) > 0 for frame in shown for view in views)
 
     def look_alikes(self, frame: int, view: int) -> Float[ndarray, "alike 4"]:
         """The look-alikes that a frame's moved view shows, in its pixels; none where unknown."""

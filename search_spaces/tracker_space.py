@@ -6,6 +6,7 @@ from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.tracker_config import TrackerConfig
+from meta_train.detectors.backbone import BRANCHES
 from search_spaces.measures import SPEED, benchmark_measures
 from search_spaces.search import Interval, Options, Search, Space
 from search_spaces.sequence_parts import TuningConfig
@@ -53,6 +54,12 @@ class TrackerChoice:
     pull_back: float = _USUAL.drift.pull_back
     """Share of the way back to the first frame's weights after each update."""
 
+    relearn: bool = _USUAL.drift.relearn
+    """Whether an update takes the first frame's steps anew, from theta_0."""
+
+    update_branches: Literal["cls", "both"] = "both"
+    """The branches that an update adapts."""
+
 
 SPACE: Space = {
     "penalty_strength": Interval(low=0.0, high=0.5),
@@ -67,6 +74,8 @@ SPACE: Space = {
     "min_update_score": Interval(low=0.0, high=0.8),
     "rollback_factor": Options(values=(0.0, 1.2, 1.5, 2.0, 4.0)),
     "pull_back": Interval(low=0.0, high=0.5),
+    "relearn": Options(values=(False, True)),
+    "update_branches": Options(values=("cls", "both")),
 }
 """What each knob may be."""
 
@@ -83,6 +92,8 @@ Knob = Literal[
     "min_update_score",
     "rollback_factor",
     "pull_back",
+    "relearn",
+    "update_branches",
 ]
 """Names of `SPACE`, for the command line."""
 
@@ -101,11 +112,13 @@ def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
         update_interval_frames=interval,
         min_update_gap_frames=choice.min_update_gap_frames,
         first_frame_steps=choice.first_frame_steps,
+        update_branches=BRANCHES if choice.update_branches == "both" else ("cls",),
         drift=replace(
             base.evaluation.tracker.drift,
             min_update_score=choice.min_update_score or None,
             rollback_factor=choice.rollback_factor or None,
             pull_back=choice.pull_back,
+            relearn=choice.relearn,
         ),
     )
     evaluation = replace(

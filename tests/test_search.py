@@ -118,6 +118,16 @@ def test_a_searchs_id_stays_with_its_question() -> None:
     assert replace(search, seeds=(1,)).search_id != search.search_id
 
 
+@pytest.mark.parametrize("version", ["TRACKER_VERSION", "UPDATES_VERSION"])
+def test_a_tracker_of_another_version_is_searched_anew(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    search = search_of(STEPS)
+    before = search.search_id
+    monkeypatch.setattr(f"search_spaces.search.{version}", 99)
+    assert search.search_id != before
+
+
 def test_a_searchs_id_stays_with_the_data_and_the_checkpoint(
     tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +271,9 @@ def test_the_trackers_constants_change_no_training() -> None:
     assert search.starting_values["window_weight"] == base.evaluation.tracker.window_weight
     config = search.config({"window_weight": 0.0, "min_score": 0.05})
     assert config.train == base.train and config.evaluation.tracker.min_score == 0.05
+    assert search.config({}).evaluation.tracker == base.evaluation.tracker
+    updates = search.config({"relearn": True, "update_branches": "cls"}).evaluation.tracker
+    assert updates.drift.relearn and updates.update_branches == ("cls",)
 
 
 _PEAK = 0.25

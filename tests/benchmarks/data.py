@@ -156,7 +156,7 @@ def main() -> None:
     short = [name for name in CASES if name != "scale"]
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=short)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--videos", type=int, default=128, help="crops: videos of 24 frames")
+    parser.add_argument("--videos", type=int, default=640, help="crops: videos of 24 frames")
     parser.add_argument("--workers", type=int, default=2, help="batches: threads, or processes")
     parser.add_argument("--num-batches", type=int, default=10, help="batches: a turn's")
     parser.add_argument("--steps", type=int, default=8, help="waiting: outer steps")

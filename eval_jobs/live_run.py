@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -12,6 +13,8 @@ from numpy import ndarray
 from data_pipeline.boxes import xywh_to_xyxy
 from eval_jobs.frame_sources import FrameSource
 from eval_jobs.tracker import Prediction, Tracker
+
+Item = TypeVar("Item")
 
 
 def live_run(
@@ -46,6 +49,18 @@ def live_run(
             yield image, tracker.follow(image)
         if is_stopped():
             return
+
+
+def until_failure(items: Iterator[Item], failures: list[Exception]) -> Iterator[Item]:
+    """Items until one fails, so that what came before can be kept; its error goes into the list.
+
+    Where the very first one fails there is nothing to keep, and the error is raised.
+    """
+    yield next(items)
+    try:
+        yield from items
+    except Exception as error:
+        failures.append(error)
 
 
 def first_box(image: UInt8[ndarray, "height width 3"], box: Sequence[float]) -> Float[ndarray, "4"]:

@@ -4,7 +4,8 @@
         --checkpoint runs/RUN_ID/best --output tracked.mp4 --csv boxes.csv
 
 Without --checkpoint the tracker to start with is taken, which has seen synthetic videos alone.
-Ctrl-C stops after the frame in work; what was tracked until then is kept.
+Ctrl-C stops after the frame in work; what was tracked until then is kept, as it is where a later
+frame cannot be read or the camera goes.
 """
 
 import logging
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_pipeline.clear_errors import clear_errors
 from eval_jobs.frame_sources import FrameSource, open_source
-from eval_jobs.live_run import live_run, stop_on_signals
+from eval_jobs.live_run import live_run, stop_on_signals, until_failure
 from eval_jobs.recording import RecordingConfig, recording
 from eval_jobs.starter import STARTER
 from eval_jobs.tracker import OnlineTracker
@@ -60,7 +61,7 @@ def _track(
     box: tuple[float, float, float, float],
     config: RecordingConfig,
 ) -> None:
-    """Tracks, records, and says what was written."""
+    """Tracks, records, and says what was written; then raises what ended it early."""
     columns = (
         TextColumn("tracking in {task.description}", markup=False),
         BarColumn(),
@@ -69,7 +70,7 @@ def _track(
         TimeRemainingColumn(),
         TextColumn("{task.fields[state]}"),
     )
-    num_lost = 0
+    num_lost, failures = 0, list[Exception]()
     with (
         stop_on_signals() as is_stopped,
         Progress(*columns) as progress,
@@ -79,15 +80,19 @@ def _track(
         if is_stopped():
             raise KeyboardInterrupt
         bar = progress.add_task(source.title, total=source.num_frames, state="")
-        for image, prediction in live_run(tracker, source, box, is_stopped):
+        run = live_run(tracker, source, box, is_stopped)
+        for image, prediction in until_failure(run, failures):
             recorder.add(image, prediction)
             num_lost += prediction.lost
             state = "lost" if prediction.lost else f"score {prediction.score:.2f}"
             progress.update(bar, advance=1, state=state)
-    print(f"{recorder.num_frames} frames, lost on {num_lost}" + " (stopped)" * is_stopped())
+    ending = " (ended by an error)" if failures else " (stopped)" * is_stopped()
+    print(f"{recorder.num_frames} frames, lost on {num_lost}{ending}")
     for path in (config.video, config.table):
         if path is not None:
             print(f"wrote {path}")
+    if failures:
+        raise failures[0]
 
 
 if __name__ == "__main__":

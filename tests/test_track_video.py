@@ -297,6 +297,22 @@ def test_the_script_tracks_a_video(
     assert (decoder.count(), decoder.fps) == (6, 12.5)
 
 
+def test_what_was_tracked_before_a_broken_frame_is_kept(
+    tmp_path: Path, slim_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, config = write_folder(tmp_path / "images", 6), {"checkpoint": str(slim_checkpoint)}
+    (source / "4.png").write_bytes(b"no image")
+    table, video = tmp_path / "out.csv", tmp_path / "out.mp4"
+    with pytest.raises(SystemExit, match=r"error: .*4\.png: does not decode"):
+        track_video.main(str(source), BOX, output=video, csv=table, **config)
+    assert len(rows_of(table)) == 4 and VideoDecoder(video).count() == 4
+    assert "4 frames, lost on " in capsys.readouterr().out
+    (source / "0.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit, match=r"error: .*0\.png: does not decode"):
+        track_video.main(str(source), BOX, csv=tmp_path / "none.csv", **config)
+    assert not (tmp_path / "none.csv").exists()
+
+
 def test_the_script_says_what_is_wrong(tmp_path: Path, run_script: Callable[..., Any]) -> None:
     write_video(tmp_path / "in.mp4", 2)
     options = "--source in.mp4 --box 0 0 9 9 --checkpoint no --csv out.csv"

@@ -43,7 +43,7 @@ def boxes_at(
 ) -> Float[ndarray, "others 4"]:
     """Where tracks are seen in one frame of their video, within an image of this size."""
     if not tracks:
-        return np.zeros((0, 4))  # most frames: at once
+        return np.zeros((0, 4))  # so it is in most frames: nothing to gather
     found = []
     for track in tracks:
         frames = np.flatnonzero((track.frame_numbers == frame_number) & track.visible)

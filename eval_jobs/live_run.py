@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import FrameType
 from typing import TypeVar
 
@@ -56,7 +57,7 @@ def until_failure(items: Iterator[Item], failures: list[Exception]) -> Iterator[
 
     Where the very first one fails there is nothing to keep, and the error is raised.
     """
-    yield next(items)
+    yield from islice(items, 1)
     try:
         yield from items
     except Exception as error:

@@ -1,7 +1,7 @@
 """What tracking leaves on disk: a video with the boxes drawn into it, and a CSV file of the boxes.
 
 Both are whole or not there: they grow in a hidden file beside their place and are put there when
-tracking ends, be it at the last frame or because somebody stopped it.
+tracking ends, be it at the last frame, because somebody stopped it, or at one that cannot be read.
 """
 
 import csv
@@ -93,7 +93,7 @@ class Recorder:
 
 @contextmanager
 def recording(config: RecordingConfig, source_fps: float) -> Iterator[Recorder]:
-    """A recorder; what it took is in its place when the block ends, and gone where it failed.
+    """A recorder; what it took is in its place when the block ends, and gone where that raised.
 
     Raises:
         OSError: something cannot be written.

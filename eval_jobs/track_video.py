@@ -4,8 +4,8 @@
         --checkpoint runs/RUN_ID/best --output tracked.mp4 --csv boxes.csv
 
 Without --checkpoint the tracker to start with is taken, which has seen synthetic videos alone.
-Ctrl-C stops after the frame in work; what was tracked until then is kept, as it is where a later
-frame cannot be read or the camera goes.
+Ctrl-C stops after the frame in work; what was tracked until then is written, as it is where a later
+frame cannot be read or tracked, or the camera goes. Ctrl-C once more writes nothing.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Searches a trained tracker's penalties, window, thresholds and intervals, without training.
+"""Searches a trained tracker's penalties, window, thresholds and updates, without training.
 
     python search_spaces/search_tracker.py                          # minutes, after the quickstart;
                                          # else its training of some minutes comes first
@@ -40,7 +40,7 @@ class TrackerSearchOptions:
     """Folder of a trained detector; empty: train one, or find it."""
 
     knobs: tuple[Knob, ...] = get_args(Knob)
-    """What varies."""
+    """What varies. Sixteen trials say little about all of them: name a few, or try hundreds."""
 
     num_trials: int = 16
     """Choices to try."""

@@ -1,4 +1,4 @@
-"""What is searched of a trained tracker: penalties, window, thresholds and intervals."""
+"""What is searched of a trained tracker: penalties, window, thresholds and updates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ _USUAL = TrackerConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerChoice:
-    """Algorithm 1's constants, as `TrackerConfig` explains them and with its values."""
+    """What `TrackerConfig` and its `DriftConfig` explain, with their values."""
 
     penalty_strength: float = _USUAL.penalty_strength
     """k of the shape penalty."""
@@ -55,7 +55,8 @@ class TrackerChoice:
     """Share of the way back to the first frame's weights after each update."""
 
     relearn: bool = _USUAL.drift.relearn
-    """Whether an update takes the first frame's steps anew, from theta_0."""
+    """Whether an update takes the first frame's steps anew, from theta_0: several times the cost of
+    a usual one, so best with a gap of 10 frames."""
 
     update_branches: Literal["cls", "both"] = "both"
     """The branches that an update adapts."""
@@ -100,7 +101,6 @@ Knob = Literal[
 
 def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
     """The base tracking with these constants; its training is the same for all choices."""
-    interval = choice.update_interval_frames or None
     tracker = replace(
         base.evaluation.tracker,
         penalty_strength=choice.penalty_strength,
@@ -109,21 +109,25 @@ def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
         min_score=choice.min_score,
         add_threshold=choice.add_threshold,
         distractor_ratio=choice.distractor_ratio,
-        update_interval_frames=interval,
-        min_update_gap_frames=choice.min_update_gap_frames,
         first_frame_steps=choice.first_frame_steps,
-        update_branches=BRANCHES if choice.update_branches == "both" else ("cls",),
-        drift=replace(
-            base.evaluation.tracker.drift,
-            min_update_score=choice.min_update_score or None,
-            rollback_factor=choice.rollback_factor or None,
-            pull_back=choice.pull_back,
-            relearn=choice.relearn,
-        ),
+        update_interval_frames=choice.update_interval_frames or None,
     )
+    if choice.update_interval_frames:  # else how it would update makes no other tracker
+        tracker = replace(
+            tracker,
+            min_update_gap_frames=choice.min_update_gap_frames,
+            update_branches=BRANCHES if choice.update_branches == "both" else ("cls",),
+            drift=replace(
+                tracker.drift,
+                min_update_score=choice.min_update_score or None,
+                rollback_factor=choice.rollback_factor or None,
+                pull_back=choice.pull_back,
+                relearn=choice.relearn,
+            ),
+        )
     evaluation = replace(
         base.evaluation,
-        phases=("after",) if interval is None else ("online",),
+        phases=("online",) if choice.update_interval_frames else ("after",),
         tracker=tracker,
         references=False,
     )

@@ -30,7 +30,7 @@ from data_pipeline.pair_tasks import (
 from data_pipeline.preprocess import write_shard
 from data_pipeline.sampling import SamplingConfig, split_of
 from data_pipeline.shard_plans import ShardPlan
-from data_pipeline.shards import INDEX_FILE, ShardError, index_shard, read_chunks
+from data_pipeline.shards import INDEX_FILE, ShardError, TrackChunk, index_shard, read_chunks
 from data_pipeline.tracks import Track
 from eval_jobs import pair_results, pair_scores
 from eval_jobs import pair_tasks as script
@@ -146,6 +146,33 @@ def test_crops_know_where_the_others_are(shards: str) -> None:
     expected = [row.num_look_alikes for row in rows]
     assert index["num_look_alikes"].to_pylist()[: len(rows)] == expected
     assert expected[0] > 0 and expected[2] == 0
+
+
+def test_views_with_a_look_alike_are_counted() -> None:
+    """Three frames, the middle one without others; two views, one of which lost sight of it."""
+    target, beside = np.array([[100.0, 100, 150, 150]]), np.array([[160.0, 100, 210, 150]])
+    elsewhere = target + np.array([110.0, 0, 110, 0])  # moved so far, the other is outside
+    chunk = TrackChunk(
+        dataset="coco",
+        video="1",
+        target="1",
+        category="dog",
+        is_still=False,
+        chunk=0,
+        frame_numbers=np.arange(3, dtype=np.int32),
+        centred_images=(b"",) * 3,
+        centred_boxes=np.repeat(target, 3, axis=0).astype(np.float32),
+        view_images=((b"", b""),) * 3,
+        view_boxes=np.stack([[target[0], elsewhere[0]]] * 3).astype(np.float32),
+        other_boxes=tuple(boxes.astype(np.float32) for boxes in (beside, np.zeros((0, 4)), beside)),
+    )
+    assert chunk.num_look_alikes == 2
+    assert [[len(chunk.look_alikes(f, v)) for v in (0, 1)] for f in range(3)] == [
+        [1, 0],
+        [0, 0],
+        [1, 0],
+    ]
+    assert replace(chunk, other_boxes=()).num_look_alikes == 0
 
 
 def test_a_task_shows_target_and_look_alike_where_their_boxes_say(shards: str) -> None:

@@ -274,6 +274,8 @@ def test_the_trackers_constants_change_no_training() -> None:
     assert search.config({}).evaluation.tracker == base.evaluation.tracker
     updates = search.config({"relearn": True, "update_branches": "cls"}).evaluation.tracker
     assert updates.drift.relearn and updates.update_branches == ("cls",)
+    without = {"update_interval_frames": 0}
+    assert search.config(without | {"relearn": True, "pull_back": 0.2}) == search.config(without)
 
 
 _PEAK = 0.25

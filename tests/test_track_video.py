@@ -15,7 +15,7 @@ from numpy import ndarray
 from data_pipeline.tracks import DatasetError, VideoDecoder
 from eval_jobs import frame_sources, track_video
 from eval_jobs.frame_sources import FrameSource, open_source
-from eval_jobs.live_run import first_box, live_run, stop_on_signals
+from eval_jobs.live_run import first_box, live_run, stop_on_signals, until_failure
 from eval_jobs.opencv_tracker import StaticTracker
 from eval_jobs.recording import (
     FOUND_COLOR,
@@ -99,7 +99,9 @@ def test_a_camera_gives_frames_until_nobody_asks(monkeypatch: pytest.MonkeyPatch
             return True
 
         def read(self) -> tuple[bool, ndarray]:
-            return True, np.full((4, 6, 3), (255, 0, 0), dtype=np.uint8)  # BGR
+            self.num_read = getattr(self, "num_read", 0) + 1
+            is_connected = self.num_read <= 3
+            return is_connected, np.full((4, 6, 3), (255, 0, 0), dtype=np.uint8)  # BGR
 
         def release(self) -> None:
             Camera.released = True
@@ -110,6 +112,12 @@ def test_a_camera_gives_frames_until_nobody_asks(monkeypatch: pytest.MonkeyPatch
     assert next(camera.frames)[0, 0].tolist() == [0, 0, 255]
     camera.frames.close()  # type: ignore[attr-defined]
     assert Camera.released
+
+    failures: list[Exception] = []
+    run = live_run(StaticTracker(), open_source("3"), (1.0, 1.0, 2.0, 2.0))
+    assert len(list(until_failure(run, failures))) == 3  # then it was unplugged
+    (failure,) = failures
+    assert isinstance(failure, DatasetError) and "gives none any more" in str(failure)
 
 
 def test_sources_without_frames_are_refused(tmp_path: Path) -> None:
@@ -306,11 +314,13 @@ def test_what_was_tracked_before_a_broken_frame_is_kept(
     with pytest.raises(SystemExit, match=r"error: .*4\.png: does not decode"):
         track_video.main(str(source), BOX, output=video, csv=table, **config)
     assert len(rows_of(table)) == 4 and VideoDecoder(video).count() == 4
-    assert "4 frames, lost on " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 frames, lost on " in said and "(ended by an error)" in said
+    assert f"wrote {video}" in said.replace("\n", "") and f"wrote {table}" in said.replace("\n", "")
     (source / "0.png").write_bytes(b"no image")
     with pytest.raises(SystemExit, match=r"error: .*0\.png: does not decode"):
-        track_video.main(str(source), BOX, csv=tmp_path / "none.csv", **config)
-    assert not (tmp_path / "none.csv").exists()
+        track_video.main(str(source), BOX, csv=table, **config)
+    assert len(rows_of(table)) == 4  # of a run without a frame nothing is put in its place
 
 
 def test_the_script_says_what_is_wrong(tmp_path: Path, run_script: Callable[..., Any]) -> None:

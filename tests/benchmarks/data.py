@@ -1,6 +1,6 @@
 """Is the data ever the bottleneck? Preprocessing, loading, waiting, memory; and a large set.
 
-python tests/benchmarks/data.py                              # the four short cases, minutes
+python tests/benchmarks/data.py                              # the four short cases, ten minutes
 python tests/benchmarks/data.py --cases crops --rounds 5
 python tests/benchmarks/data.py --cases scale --tracks 300 --pairs 9600   # in full: 10,000, 320,000
 
@@ -156,7 +156,7 @@ def main() -> None:
     short = [name for name in CASES if name != "scale"]
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=short)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--videos", type=int, default=640, help="crops: videos of 24 frames")
+    parser.add_argument("--videos", type=int, default=320, help="crops: for each core")
     parser.add_argument("--workers", type=int, default=2, help="batches: threads, or processes")
     parser.add_argument("--num-batches", type=int, default=10, help="batches: a turn's")
     parser.add_argument("--steps", type=int, default=8, help="waiting: outer steps")

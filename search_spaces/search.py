@@ -106,7 +106,7 @@ class Search(Generic[Choice]):
     """Choices to try, where there are so many."""
 
     num_finalists: int = 2
-    """Choices to report on."""
+    """Choices to report on, beside the starting point."""
 
     seeds: tuple[int, ...] = (0,)
     """Of the finalists; the first is the search's."""

@@ -102,8 +102,13 @@ def _read(path: Path) -> Tried:
         ) from error
 
 
-def finalists(tried: Sequence[Tried], count: int) -> dict[str, Mapping[str, Value]]:
+def finalists(
+    tried: Sequence[Tried], count: int, start: Mapping[str, Value]
+) -> dict[str, Mapping[str, Value]]:
     """The best choices that were not stopped early, best first: ``best1``, ``best2``, ...
+
+    The starting point is not among them: the final table has it anyway. Where nothing else ended
+    well there are none.
 
     Raises:
         ValueError: none ended well.
@@ -116,5 +121,6 @@ def finalists(tried: Sequence[Tried], count: int) -> dict[str, Mapping[str, Valu
             f"none of the {len(tried)} choices that were tried ended well and reported "
             f"{OBJECTIVE!r}: {endings or 'nothing was tried'}"
         )
-    ranked = sorted(ended, key=lambda each: -float(each.objective or 0.0))
+    others = [each for each in ended if each.values != start]
+    ranked = sorted(others, key=lambda each: -float(each.objective or 0.0))
     return {f"best{rank}": each.values for rank, each in enumerate(ranked[:count], start=1)}

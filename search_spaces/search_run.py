@@ -62,7 +62,7 @@ def run_whole_search(search: Search[Any], kind: SearchKind, *, trained: bool) ->
         tags = {"study": search.name, "seed": str(config.train.seed)}
         search = replace(search, checkpoint=train_once(config, tags=tags).best)
     tried = run_search(search, tuning, kind)
-    chosen = finalists(tried, search.num_finalists)
+    chosen = finalists(tried, search.num_finalists, search.starting_values)
     rows = tried_rows(search, tried)
 
     def attach(run_log: RunLog) -> None:

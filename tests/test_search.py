@@ -184,10 +184,12 @@ def test_a_grid_tries_to_the_end_what_another_search_stopped() -> None:
 
 
 def test_finalists_are_the_best_of_those_that_ran_to_the_end() -> None:
-    found = finalists([tried(1, 0.2), tried(2, 0.9, "stopped"), tried(4, 0.5)], 5)
+    results = [tried(1, 0.2), tried(2, 0.9, "stopped"), tried(4, 0.5), tried(6, 0.7)]
+    found = finalists(results, 5, {"num_steps": 6})  # the starting point has its row anyway
     assert found == {"best1": {"num_steps": 4}, "best2": {"num_steps": 1}}
     with pytest.raises(ValueError, match=r"none of the 6 choices.*'tuning/auc'.*failed, \.\.\.$"):
-        finalists([tried(1, None, "failed"), tried(2, 0.1, "stopped")] * 3, 1)
+        finalists([tried(1, None, "failed"), tried(2, 0.1, "stopped")] * 3, 1, {"num_steps": 6})
+    assert finalists([tried(6, 0.7)], 1, {"num_steps": 6}) == {}
 
 
 def test_the_report_lists_all_that_was_tried_best_first() -> None:

@@ -1,11 +1,15 @@
 """The README's commands and code are those that work."""
 
+import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from eval_jobs.presets import PRESETS
 from eval_jobs.tracker import Prediction
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +46,30 @@ def test_commands_name_files_that_exist(line: str) -> None:
     for word in shlex.split(line, comments=True):
         if word.endswith((".py", ".txt", ".yaml")) and "/data" not in word:
             assert (ROOT / word).is_file(), word
+
+
+def options_by_command() -> dict[tuple[str, ...], set[str]]:
+    """The options that commands of this repository's Python are given, by script and preset."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for line in commands():
+        words = shlex.split(line, comments=True)
+        scripts = [place for place, word in enumerate(words) if word.endswith(".py")]
+        for place in scripts[:1]:
+            script, *arguments = words[place:]
+            presets = [word for word in arguments[:1] if word in PRESETS]
+            options = {word for word in arguments if word.startswith("--")}
+            found.setdefault((script, *presets), set()).update(options)
+    return {command: options for command, options in found.items() if options}
+
+
+@pytest.mark.parametrize("command", options_by_command(), ids=" ".join)
+def test_commands_give_options_that_their_scripts_take(
+    command: tuple[str, ...], run_script: Callable[..., Any]
+) -> None:
+    script, *preset = command
+    ended = run_script(ROOT / script, ROOT, *preset, "--help")
+    taken = set(re.findall(r"--[\w.-]*\w", ended.stdout))
+    assert options_by_command()[command] - taken == set()
 
 
 def test_both_commands_install_with_the_constraints_first() -> None:

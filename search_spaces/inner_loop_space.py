@@ -6,7 +6,7 @@ from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
 from meta_train.gamma_schedule import GammaConfig
-from search_spaces.kernel_rates_cells import KLLR_BRANCHES
+from search_spaces.branch_names import NAMED_BRANCHES
 from search_spaces.measures import LOSS_RATIO, benchmark_measures
 from search_spaces.search import Options, Search, Space
 from search_spaces.sequence_parts import TuningConfig
@@ -73,7 +73,7 @@ def configure(choice: InnerLoopChoice, base: PipelineConfig) -> PipelineConfig:
         inner_loop=replace(train.inner_loop, num_steps=choice.num_steps),
         rates=replace(
             train.rates,
-            learned_in=KLLR_BRANCHES[choice.kllr],
+            learned_in=NAMED_BRANCHES[choice.kllr],
             granularity=choice.granularity,
         ),
         gammas=GammaConfig(

@@ -6,7 +6,7 @@ from typing import Literal
 from eval_jobs.constant_rates import CONSTANT_RATES
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.published import published_figures
-from meta_train.detectors.backbone import BRANCHES, Branch
+from search_spaces.branch_names import NAMED_BRANCHES
 from search_spaces.measures import LOSS_RATIO, benchmark_measures
 from search_spaces.sequence_parts import TuningConfig
 from search_spaces.study import Cell, Study, grid
@@ -23,14 +23,6 @@ class KernelRatesChoice:
     """The inner-loop rates while tracking: those of training, or the constant that is best on the
     tuning sequences."""
 
-
-KLLR_BRANCHES: dict[str, tuple[Branch, ...]] = {
-    "none": (),
-    "cls": ("cls",),
-    "reg": ("reg",),
-    "both": BRANCHES,
-}
-"""What the names of Table 2's rows stand for."""
 
 _NONE = published_figures(2, "FCOS-MAML, rates learned in no branch")
 _ONE_BRANCH = published_figures(
@@ -58,7 +50,7 @@ with the best of several (not in the paper, whose figures stand beside both)."""
 
 def configure(choice: KernelRatesChoice, base: PipelineConfig) -> PipelineConfig:
     """The base with learned rates in these branches, and online updating as in Table 2."""
-    rates = replace(base.train.rates, learned_in=KLLR_BRANCHES[choice.kllr])
+    rates = replace(base.train.rates, learned_in=NAMED_BRANCHES[choice.kllr])
     return replace(
         base,
         train=replace(base.train, rates=rates),

@@ -5,7 +5,7 @@ from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.published import published_figures
-from meta_train.detectors.backbone import BRANCHES, Branch
+from search_spaces.branch_names import NAMED_BRANCHES
 from search_spaces.measures import SPEED, benchmark_measures
 from search_spaces.study import Cell, Study, grid
 
@@ -19,9 +19,6 @@ class OnlineUpdateChoice:
 
     interval_frames: int = 10
     """Frames between updates that no distractor asked for; the paper's is 10."""
-
-
-_BRANCHES: dict[str, tuple[Branch, ...]] = {"cls": ("cls",), "both": BRANCHES}
 
 
 _PUBLISHED = {
@@ -55,7 +52,7 @@ def configure(choice: OnlineUpdateChoice, base: PipelineConfig) -> PipelineConfi
         tracker = replace(
             evaluation.tracker,
             update_interval_frames=choice.interval_frames,
-            update_branches=_BRANCHES[choice.branches],
+            update_branches=NAMED_BRANCHES[choice.branches],
         )
         evaluation = replace(evaluation, phases=("online",), tracker=tracker)
     return replace(base, evaluation=replace(evaluation, references=False))

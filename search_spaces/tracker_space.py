@@ -6,7 +6,7 @@ from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.tracker_config import TrackerConfig
-from meta_train.detectors.backbone import BRANCHES
+from search_spaces.branch_names import NAMED_BRANCHES
 from search_spaces.measures import SPEED, benchmark_measures
 from search_spaces.search import Interval, Options, Search, Space
 from search_spaces.sequence_parts import TuningConfig
@@ -116,7 +116,7 @@ def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
         tracker = replace(
             tracker,
             min_update_gap_frames=choice.min_update_gap_frames,
-            update_branches=BRANCHES if choice.update_branches == "both" else ("cls",),
+            update_branches=NAMED_BRANCHES[choice.update_branches],
             drift=replace(
                 tracker.drift,
                 min_update_score=choice.min_update_score or None,

@@ -53,12 +53,10 @@ def options_by_command() -> dict[tuple[str, ...], set[str]]:
     found: dict[tuple[str, ...], set[str]] = {}
     for line in commands():
         words = shlex.split(line, comments=True)
-        scripts = [place for place, word in enumerate(words) if word.endswith(".py")]
-        for place in scripts[:1]:
-            script, *arguments = words[place:]
-            presets = [word for word in arguments[:1] if word in PRESETS]
-            options = {word for word in arguments if word.startswith("--")}
-            found.setdefault((script, *presets), set()).update(options)
+        place = next((at for at, word in enumerate(words) if word.endswith(".py")), len(words))
+        presets = [word for word in words[place + 1 : place + 2] if word in PRESETS]
+        options = {word for word in words[place + 1 :] if word.startswith("--")}
+        found.setdefault((*words[place : place + 1], *presets), set()).update(options)
     return {command: options for command, options in found.items() if options}
 
 

@@ -1,9 +1,11 @@
 """Convolutions whose derivatives cost and round no more than they must.
 
-Two habits of autograd's own convolution are mended here:
+Habits of autograd's own convolution are mended here:
 
 - differentiated twice, it computes a derivative by its input also where the input wants none, as
-  features at the boundary of what adapts do: a sixth of a second-order step on the heads;
+  features at the boundary of what adapts do: a sixth of a second-order step on the heads; and that
+  by the kernels as a convolution of the images as channels, with a kernel as large as the map,
+  which takes longer than the derivative's own routine: a tenth of a step where all adapts;
 - under autocast it rounds its output, which decides anew which ReLUs are 0: the gradient's error
   grows with the square root of the rounding. With ``exact`` only the derivatives are rounded.
 
@@ -40,11 +42,8 @@ def convolve(
     device = x.device.type
     rounds = device != "meta" and torch.is_autocast_enabled(device)  # meta knows no autocast
     exact = exact and rounds
-    differs = torch.is_grad_enabled() and (
-        (weight.requires_grad and not x.requires_grad)
-        or (exact and (weight.requires_grad or x.requires_grad))
-    )
-    if differs:
+    learns = weight.requires_grad or (exact and x.requires_grad)
+    if learns and torch.is_grad_enabled():
         dtype = torch.get_autocast_dtype(device) if rounds else weight.dtype
         y: Tensor = _Convolution.apply(x, weight, bias, stride, padding, dtype, exact)
         return y
@@ -71,40 +70,46 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """By input, kernels and biases, with a graph where one is asked for."""
         x, weight = ctx.saved_tensors
-        needs_x, *needs_weights = ctx.needs_input_grad[:3]
+        needed = list(ctx.needs_input_grad[:3])
         with _plain(x):
             given, inputs, kernels = (t.to(ctx.dtype) for t in (grads[0], x, weight))
-            if needs_x:
-                found = _backward(
-                    given, inputs, kernels, ctx.stride, ctx.padding, [needs_x, *needs_weights]
-                )
-            else:
-                by_kernels = _KernelGradient.apply(given, inputs, kernels, ctx.stride, ctx.padding)
-                found = None, *by_kernels
-            by = [
-                each.to(weight.dtype) if each is not None and needed else None
-                for each, needed in zip(found, ctx.needs_input_grad, strict=False)
-            ]
+            found = _Gradient.apply(given, inputs, kernels, ctx.stride, ctx.padding, needed)
+            by = [None if each is None else each.to(weight.dtype) for each in found]
         return *by, None, None, None, None
 
 
-class _KernelGradient(torch.autograd.Function):
-    """The derivative by kernels and biases, of which the derivative is the convolution again."""
+class _Gradient(torch.autograd.Function):
+    """The derivatives by input, kernels and biases: bilinear, so that theirs are convolutions."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        """By kernels and biases, from the derivative by the output and a constant input."""
-        given, x, kernels, ctx.stride, ctx.padding = args
-        ctx.save_for_backward(x)
-        return _backward(given, x, kernels, ctx.stride, ctx.padding, [False, True, True])[1:]
+        """Those that are needed, from the derivative by the output."""
+        given, x, kernels, ctx.stride, ctx.padding, needed = args
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(given, x, kernels)
+        return _backward(given, x, kernels, ctx.stride, ctx.padding, needed)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        """It is linear in what it is given, so its transpose takes no other values."""
-        (x,), (by_kernels, by_biases) = ctx.saved_tensors, grads
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        """By what was given, by input and by kernels."""
+        given, x, kernels = ctx.saved_tensors
+        by_x, by_kernels, by_biases = grads
+        needs_given, needs_x, needs_kernels, *_ = ctx.needs_input_grad
+        place = ctx.stride, ctx.padding
+        for_given = for_x = for_kernels = None
         with _plain(x):
-            by_given = F.conv2d(x, by_kernels, by_biases, ctx.stride, ctx.padding)
-        return by_given, None, None, None, None
+            if by_kernels is not None and needs_x:
+                for_x, *_ = _backward(given, x, by_kernels, *place, [True, False, False])
+            if by_x is not None and needs_kernels:
+                _, for_kernels, _ = _backward(given, by_x, kernels, *place, [False, True, False])
+            if needs_given:
+                terms = [] if by_x is None else [F.conv2d(by_x, kernels, None, *place)]
+                if by_kernels is not None:
+                    terms.append(F.conv2d(x, by_kernels, by_biases, *place))
+                elif by_biases is not None:
+                    terms.append(by_biases.view(-1, 1, 1).expand_as(given))
+                for_given = sum(terms[1:], start=terms[0]) if terms else None
+        return for_given, for_x, for_kernels, None, None, None
 
 
 def _plain(like: Tensor) -> Any:

@@ -85,8 +85,10 @@ class _Gradient(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> Any:
         """Those that are needed, from the derivative by the output."""
         given, x, kernels, ctx.stride, ctx.padding, needed = args
+        ctx.shape = given.shape
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(given, x, kernels)
+        moves = needed[0]  # of a constant input, the second derivative takes nothing else
+        ctx.save_for_backward(given if moves else None, x, kernels if moves else None)
         return _backward(given, x, kernels, ctx.stride, ctx.padding, needed)
 
     @staticmethod
@@ -107,7 +109,7 @@ class _Gradient(torch.autograd.Function):
                 if by_kernels is not None:
                     terms.append(F.conv2d(x, by_kernels, by_biases, *place))
                 elif by_biases is not None:
-                    terms.append(by_biases.view(-1, 1, 1).expand_as(given))
+                    terms.append(by_biases.view(-1, 1, 1).expand(ctx.shape))
                 for_given = sum(terms[1:], start=terms[0]) if terms else None
         return for_given, for_x, for_kernels, None, None, None
 

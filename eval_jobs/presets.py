@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.pipeline import EvaluationConfig, PipelineConfig
+from eval_jobs.tracker_config import TrackerConfig
 from meta_train.train_presets import TRAININGS
 
 _KINDS = {
@@ -13,7 +14,13 @@ _KINDS = {
     ),
     "small": (
         "a small pool of real videos, on one GPU, or for days on a CPU",
-        PipelineConfig(evaluation=EvaluationConfig(benchmark="otb100", partial=True)),
+        PipelineConfig(
+            evaluation=EvaluationConfig(
+                benchmark="otb100",
+                partial=True,
+                tracker=TrackerConfig(update_branches=("cls",)),  # updates of both do harm (README)
+            )
+        ),
     ),
     "paper": (
         "everything as in the paper, on a GPU cluster",

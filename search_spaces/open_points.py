@@ -94,6 +94,7 @@ POINTS: dict[Point, tuple[Cell[OpenPointsChoice], ...]] = {
     "head_input": (_cell("raw_input", normalise=False),),
     "score_loss": (
         _cell("mean_over_cells", balance_cells=False, negatives_per_positive=0.0),
+        _cell("all_negatives", negatives_per_positive=0.0),
         _cell("worst_3_negatives", negatives_per_positive=3.0),
         _cell("worst_10_negatives", negatives_per_positive=10.0),
     ),

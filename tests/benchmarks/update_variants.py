@@ -47,14 +47,17 @@ VARIANTS = {
 """What is compared, by name."""
 
 
-def there_and_back(track: Track) -> Iterator[Track]:
-    """The video played on and back, and back and on, each from the first frame with a box."""
+def there_and_back(track: Track, rounds: int) -> Iterator[Track]:
+    """The video played on and back, and back and on, each from the first frame with a box and as
+    often as ``rounds`` says.
+    """
     count = len(track)
     for order in (range(count), range(count - 1, -1, -1)):
         frames = list(order)
         while not np.isfinite(track.boxes[frames[0]]).all():
             frames = frames[1:]
         frames += frames[-2::-1]
+        frames += frames[1:] * (rounds - 1)
         yield replace(
             track,
             image_files=[track.image_files[frame] for frame in frames],
@@ -84,11 +87,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--checkpoints", nargs="+", required=True)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--rounds", type=int, default=1, help="how often there and back")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     selection = select(find_benchmark("got10k_layout"), options.folder, partial=True)
-    tracks = [each for track in selection.tracks for each in there_and_back(track)]
+    tracks = [each for track in selection.tracks for each in there_and_back(track, options.rounds)]
     num_runs = len(tracks) * len(options.checkpoints)
     print(f"{num_runs} runs of each variant, {sum(map(len, tracks))} frames for each checkpoint")
     context = multiprocessing.get_context("spawn")

@@ -1,9 +1,12 @@
 """The project's convolution against PyTorch's: values, derivatives, what is not computed."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from meta_train.detectors.convolution import convolve
@@ -46,6 +49,34 @@ def test_second_order_takes_no_derivative_by_a_fixed_input() -> None:
 
     assert flops(convolve) == 4 * FORWARD_FLOPS
     assert flops(F.conv2d) == 5 * FORWARD_FLOPS, "PyTorch spares it by now: let F.conv2d do it all"
+
+
+class KernelSizes(TorchDispatchMode):
+    """Heights of the kernels of all convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self.found.add(args[1].shape[-2])
+        return func(*args, **(kwargs or {}))
+
+
+def test_second_order_convolves_with_kernels_of_the_network_s_size() -> None:
+    """PyTorch's convolves maps with maps, which takes longer than the derivative's own routine."""
+
+    def sizes(conv: object) -> set[int]:
+        x, weight, bias = problem(torch.float32, fixed=False)
+        with KernelSizes() as kernels:
+            loss = conv(x, weight, bias, 1, 1).square().sum()
+            first = torch.autograd.grad(loss, [x, weight], create_graph=True)
+            torch.autograd.grad(sum(each.square().sum() for each in first), [x, weight])
+        return kernels.found
+
+    assert sizes(convolve) == {3}
+    assert sizes(F.conv2d) == {3, 5}, "PyTorch spares it by now: let F.conv2d do it all"
 
 
 @pytest.mark.parametrize("fixed", [True, False], ids=["fixed input", "input with gradient"])

@@ -249,14 +249,16 @@ def compare(what: str, home: Path, num_kills: int, rng: random.Random) -> None:
         finish(process, whole)
     count = num_ended(what, whole)
     assert count == NUM_TRIALS[what], f"{count} ended:\n{(whole / 'log').read_text()[-4000:]}"
-    print(f"{what}: {count} trials in {time.monotonic() - began:.0f} s", flush=True)
+    seconds = time.monotonic() - began
+    print(f"{what}: {count} trials in {seconds:.0f} s", flush=True)
+    longest_wait = min(6.0, 0.5 * seconds / count)  # longer, and a fast machine is done by then
     (videos,) = (whole / "runs").glob("synthetic-*")
     shutil.copytree(videos, killed / "runs" / videos.name)
     kept: Snapshot = {}
     for kill in range(1, num_kills + 1):
         wanted = max(1, count * kill // (num_kills + 1))
         with started(what, killed) as process:
-            kept |= kill_after(what, process, killed, wanted, rng.uniform(0.0, 6.0))
+            kept |= kill_after(what, process, killed, wanted, rng.uniform(0.0, longest_wait))
     with started(what, killed) as process:
         finish(process, killed)
     again = finished_trials(what, killed)

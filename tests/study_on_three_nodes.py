@@ -50,6 +50,9 @@ class Holder:
     node: str
     """Id of the node it ran on."""
 
+    worker: str
+    """Id of the process it ran in, which runs one at a time."""
+
     cpus: float
     """How many it held."""
 
@@ -74,6 +77,7 @@ def holders() -> list[Holder]:
         Holder(
             name=task.name,
             node=task.node_id,
+            worker=task.worker_id,
             cpus=cpus_of(task),
             start_ms=task.start_time_ms,
             end_ms=task.end_time_ms or now_ms,
@@ -86,6 +90,7 @@ def holders() -> list[Holder]:
         Holder(
             name=actor.class_name,
             node=actor.node_id,
+            worker=actor.actor_id,
             cpus=cpus_of(actor),
             start_ms=times[actor.actor_id]["StartTime"],
             end_ms=times[actor.actor_id]["EndTime"] or now_ms,
@@ -99,18 +104,27 @@ def holders() -> list[Holder]:
 def most_at_once(held: Iterable[Holder]) -> tuple[float, list[Holder]]:
     """The most CPUs that were held at one moment, and by whom; who ends makes room for who starts.
 
-    >>> one = Holder(name="one", node="n", cpus=1.0, start_ms=0, end_ms=5)
+    A process counts once: the task after another is told of before that one's end.
+
+    >>> one = Holder(name="one", node="n", worker="a", cpus=1.0, start_ms=0, end_ms=5)
     >>> after, beside = replace(one, start_ms=5, end_ms=9), replace(one, start_ms=4, end_ms=6)
-    >>> most_at_once([one, after])[0], most_at_once([one, after, beside])[0]
+    >>> most_at_once([one, after])[0], most_at_once([one, replace(beside, worker="b")])[0]
     (1.0, 2.0)
+    >>> most_at_once([one, beside])[0]
+    1.0
     """
     held = list(held)
     moments = [
         [each for each in held if each.start_ms <= start < each.end_ms]
         for start in {each.start_ms for each in held}
     ]
-    most = max(moments, key=lambda there: sum(each.cpus for each in there), default=[])
-    return sum(each.cpus for each in most), most
+    most = max(moments, key=_cpus_held, default=[])
+    return _cpus_held(most), most
+
+
+def _cpus_held(there: Iterable[Holder]) -> float:
+    """By tasks and actors of one moment."""
+    return sum({each.worker: each.cpus for each in there}.values())
 
 
 def cpus_of(held: Any) -> float:

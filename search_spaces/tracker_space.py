@@ -134,6 +134,12 @@ def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
     return replace(base, evaluation=evaluation)
 
 
+def starting_choice(base: PipelineConfig) -> TrackerChoice:
+    """The paper's constants, updating the branches that the base updates."""
+    is_cls = base.evaluation.tracker.update_branches == ("cls",)
+    return TrackerChoice(update_branches="cls" if is_cls else "both")
+
+
 def tracker_search(
     base: PipelineConfig,
     tuning: TuningConfig,
@@ -153,7 +159,7 @@ def tracker_search(
         name="search_tracker",
         title=f"Tracker: {', '.join(knobs)}",
         space={name: SPACE[name] for name in knobs},
-        start=TrackerChoice(),
+        start=starting_choice(base),
         configure=configure,
         base=base,
         tuning=tuning,

@@ -77,7 +77,7 @@ def holders() -> list[Holder]:
         Holder(
             name=task.name,
             node=task.node_id,
-            worker=task.worker_id,
+            worker=task.worker_id or task.task_id,
             cpus=cpus_of(task),
             start_ms=task.start_time_ms,
             end_ms=task.end_time_ms or now_ms,
@@ -104,7 +104,7 @@ def holders() -> list[Holder]:
 def most_at_once(held: Iterable[Holder]) -> tuple[float, list[Holder]]:
     """The most CPUs that were held at one moment, and by whom; who ends makes room for who starts.
 
-    A process counts once: the task after another is told of before that one's end.
+    A process counts once: Ray may report its next task as begun before the one before has ended.
 
     >>> one = Holder(name="one", node="n", worker="a", cpus=1.0, start_ms=0, end_ms=5)
     >>> after, beside = replace(one, start_ms=5, end_ms=9), replace(one, start_ms=4, end_ms=6)
@@ -124,7 +124,10 @@ def most_at_once(held: Iterable[Holder]) -> tuple[float, list[Holder]]:
 
 def _cpus_held(there: Iterable[Holder]) -> float:
     """By tasks and actors of one moment."""
-    return sum({each.worker: each.cpus for each in there}.values())
+    held: dict[str, float] = {}
+    for each in there:
+        held[each.worker] = max(held.get(each.worker, 0.0), each.cpus)
+    return sum(held.values())
 
 
 def cpus_of(held: Any) -> float:

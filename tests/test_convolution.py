@@ -51,6 +51,17 @@ def test_second_order_takes_no_derivative_by_a_fixed_input() -> None:
     assert flops(F.conv2d) == 5 * FORWARD_FLOPS, "PyTorch spares it by now: let F.conv2d do it all"
 
 
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
+def test_second_order_of_some_first_derivatives(wanted: tuple[int, ...]) -> None:
+    def second(conv: Any) -> Any:
+        inputs = problem(torch.float64, fixed=False)
+        loss = conv(*inputs, 2, 0).pow(3).sum()
+        first = torch.autograd.grad(loss, [inputs[i] for i in wanted], create_graph=True)
+        return torch.autograd.grad(sum(each.square().sum() for each in first), inputs)
+
+    torch.testing.assert_close(second(convolve), second(F.conv2d))
+
+
 class KernelSizes(TorchDispatchMode):
     """Heights of the kernels of all convolutions."""
 

@@ -31,7 +31,7 @@ FIRST_TRAIN = replace(
     inner_loop=replace(BASE.train.inner_loop, adapts="head+block4"),
 )
 FIRST = replace(BASE, train=FIRST_TRAIN)
-"""What ``small`` once was: what it became are alternatives to this."""
+"""``small`` with block-4 adapting and all negatives: its own settings are alternatives to this."""
 CELLS = [(point, cell) for point, cells in POINTS.items() for cell in cells]
 
 

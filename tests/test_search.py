@@ -14,6 +14,7 @@ from ray.cloudpickle import cloudpickle
 from data_pipeline.manifest import read_manifest, write_manifest
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.pipeline import PipelineConfig
+from eval_jobs.presets import PRESETS
 from meta_train.run_log import MlflowConfig
 from meta_train.train_config import TrainConfig
 from search_spaces import search_inner_loop, search_tracker, tune_search
@@ -29,7 +30,7 @@ from search_spaces.sequence_parts import SequenceSet, TuningConfig
 from search_spaces.study import trials
 from search_spaces.study_options import StudyOptions, base_config
 from search_spaces.tracker_space import SPACE as TRACKER_SPACE
-from search_spaces.tracker_space import tracker_search
+from search_spaces.tracker_space import starting_choice, tracker_search
 from search_spaces.tune_search import ledger_of, run_search
 
 
@@ -278,6 +279,9 @@ def test_the_trackers_constants_change_no_training() -> None:
     assert updates.drift.relearn and updates.update_branches == ("cls",)
     without = {"update_interval_frames": 0}
     assert search.config(without | {"relearn": True, "pull_back": 0.2}) == search.config(without)
+    small = replace(base, evaluation=PRESETS["small"][1].evaluation)  # which updates cls
+    start = replace(search, base=small, start=starting_choice(small)).config({})
+    assert start.evaluation.tracker == small.evaluation.tracker
 
 
 _PEAK = 0.25

@@ -3,9 +3,9 @@
 Habits of autograd's own convolution are mended here:
 
 - differentiated twice, it computes a derivative by its input also where the input wants none, as
-  features at the boundary of what adapts do: a sixth of a second-order step on the heads; and that
-  by the kernels as a convolution of the images as channels, with a kernel as large as the map,
-  which takes longer than the derivative's own routine: a tenth of a step where all adapts;
+  features at the boundary of what adapts do: a sixth of a second-order step on the heads;
+- differentiated twice, it computes that by the kernels as a convolution whose kernel is as large as
+  the map, which takes longer than the derivative's own routine: a tenth of a step where all adapts;
 - under autocast it rounds its output, which decides anew which ReLUs are 0: the gradient's error
   grows with the square root of the rounding. With ``exact`` only the derivatives are rounded.
 
@@ -74,7 +74,8 @@ class _Convolution(torch.autograd.Function):
         with _plain(x):
             given, inputs, kernels = (t.to(ctx.dtype) for t in (grads[0], x, weight))
             found = _Gradient.apply(given, inputs, kernels, ctx.stride, ctx.padding, needed)
-            by = [None if each is None else each.to(weight.dtype) for each in found]
+            like = x, weight, weight
+            by = [g if g is None else g.to(t.dtype) for g, t in zip(found, like, strict=True)]
         return *by, None, None, None, None
 
 
@@ -87,7 +88,7 @@ class _Gradient(torch.autograd.Function):
         given, x, kernels, ctx.stride, ctx.padding, needed = args
         ctx.shape = given.shape
         ctx.set_materialize_grads(False)
-        moves = needed[0]  # of a constant input, the second derivative takes nothing else
+        moves = ctx.needs_input_grad[1]  # of a constant input the second derivative needs x alone
         ctx.save_for_backward(given if moves else None, x, kernels if moves else None)
         return _backward(given, x, kernels, ctx.stride, ctx.padding, needed)
 

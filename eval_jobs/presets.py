@@ -18,7 +18,7 @@ _KINDS = {
             evaluation=EvaluationConfig(
                 benchmark="otb100",
                 partial=True,
-                tracker=TrackerConfig(update_branches=("cls",)),  # of both harm it (README)
+                tracker=TrackerConfig(update_branches=("cls",)),  # both would harm it (README)
             )
         ),
     ),

@@ -106,12 +106,13 @@ class _Gradient(torch.autograd.Function):
             if by_x is not None and needs_kernels:
                 _, for_kernels, _ = _backward(given, by_x, kernels, *place, [False, True, False])
             if needs_given:
-                terms = [] if by_x is None else [F.conv2d(by_x, kernels, None, *place)]
                 if by_kernels is not None:
-                    terms.append(F.conv2d(x, by_kernels, by_biases, *place))
+                    for_given = F.conv2d(x, by_kernels, by_biases, *place)
                 elif by_biases is not None:
-                    terms.append(by_biases.view(-1, 1, 1).expand(ctx.shape))
-                for_given = sum(terms[1:], start=terms[0]) if terms else None
+                    for_given = by_biases.view(-1, 1, 1).expand(ctx.shape)
+                if by_x is not None:
+                    moved = F.conv2d(by_x, kernels, None, *place)
+                    for_given = moved if for_given is None else for_given + moved
         return for_given, for_x, for_kernels, None, None, None
 
 

@@ -91,6 +91,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {options.rounds}")
     selection = select(find_benchmark("got10k_layout"), options.folder, partial=True)
     tracks = [each for track in selection.tracks for each in there_and_back(track, options.rounds)]
     num_runs = len(tracks) * len(options.checkpoints)

@@ -25,6 +25,7 @@ SCRIPTS = (
     "eval_jobs/evaluate_locally.py",
     "eval_jobs/export_tracker.py",
     "eval_jobs/pair_tasks.py",
+    "eval_jobs/reference_runs.py",
     "eval_jobs/run_benchmarks.py",
     "eval_jobs/show_failures.py",
     "eval_jobs/track_video.py",

@@ -8,7 +8,7 @@ For choosing a way without touching what the report uses. The folder holds a ``v
 GOT-10k's layout, of videos that training left out. Few and short videos tell little; played there
 and back, from their first frame and from their last, they give each tracker twice the length and
 every target two starts. A variant's number is the mean over all runs of the success plot's AUC,
-over frames with a box, the given one left out.
+over frames with a box, the given one left out; MLflow gets it too.
 """
 
 import argparse
@@ -27,9 +27,11 @@ from data_pipeline.tracks import Track
 from eval_jobs.benchmarks import find_benchmark, select
 from eval_jobs.metrics import SUCCESS_THRESHOLDS, overlaps
 from eval_jobs.protocols import one_pass
+from eval_jobs.results import file_name
 from eval_jobs.tracker import OnlineTracker
 from eval_jobs.tracker_config import TrackerConfig
 from eval_jobs.update_rule import DriftConfig
+from meta_train.run_log import MlflowConfig, RunLog, RunStatus
 
 RELEARN = TrackerConfig(min_update_gap_frames=10, drift=DriftConfig(relearn=True))
 RELEARN_CLS = replace(RELEARN, update_branches=("cls",))
@@ -95,6 +97,27 @@ def main() -> None:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
     selection = select(find_benchmark("got10k_layout"), options.folder, partial=True)
     tracks = [each for track in selection.tracks for each in there_and_back(track, options.rounds)]
+    run_log = RunLog.start(
+        MlflowConfig(),
+        run_name="update variants",
+        params={
+            "folder": options.folder,
+            "checkpoints": " ".join(options.checkpoints),
+            "rounds": options.rounds,
+            "device": options.device,
+        },
+        tags={"kind": "update_variants"},
+    )
+    status: RunStatus = "FAILED"
+    try:
+        compare(options, tracks, run_log)
+        status = "FINISHED"
+    finally:
+        run_log.finish(status)
+
+
+def compare(options: argparse.Namespace, tracks: list[Track], run_log: RunLog) -> None:
+    """Runs each variant of each checkpoint on all tracks."""
     num_runs = len(tracks) * len(options.checkpoints)
     print(f"{num_runs} runs of each variant, {sum(map(len, tracks))} frames for each checkpoint")
     context = multiprocessing.get_context("spawn")
@@ -116,6 +139,9 @@ def main() -> None:
             by_checkpoint[variant, checkpoint].append(auc)
             if len(scores[variant]) == num_runs:
                 each = [float(np.mean(by_checkpoint[variant, c])) for c in options.checkpoints]
+                own = f"update_variants/{file_name(variant)}"
+                found = {"auc": float(np.mean(each)), "updates": float(updates[variant])}
+                run_log.log_metrics({f"{own}/{key}": value for key, value in found.items()}, step=0)
                 print(
                     f"{variant:24} AUC {np.mean(scores[variant]):.3f} "
                     f"({', '.join(f'{auc:.3f}' for auc in each)}), {updates[variant]} updates",

@@ -1,0 +1,261 @@
+"""README's tables say what the MLflow runs in `reference_runs.json` hold."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from eval_jobs.reference_runs import ReferenceRun, read_runs
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+RUNS = read_runs()
+MAML, FEW_MAML = [[f"MAML-{seed}" for seed in range(count)] for count in (5, 3)]
+BASELINE = [f"BASE-{seed}" for seed in range(3)]
+RETINA, BLOCK4, NONE, CLS, REG = [
+    [f"{name}-0"] for name in ("RETINA", "BLOCK4", "NONE", "CLS", "REG")
+]
+ALL, ALIKE = "", "look_alike/"
+KINDS = {"train", "training", "trial", "evaluation", "pair_tasks", "update_variants"}
+BOTH_BRANCHES, CLS_ALONE = "('cls', 'reg')", "('cls',)"
+
+
+def figure(values: Sequence[float]) -> str:
+    """A mean as README writes it, with the standard deviation where there are several."""
+    texts = [f"{statistics.mean(values):.3f}"]
+    if len(values) > 1:
+        texts.append(f"{statistics.stdev(values):.3f}")
+    return " ± ".join(text.removeprefix("0") for text in texts)
+
+
+def the_value(metric: str, **params: str) -> float:
+    """The only value of a metric among the runs whose tracker had these settings."""
+    found = [
+        run.last(metric)
+        for run in RUNS
+        if metric in run.metrics
+        and all(run.params.get(f"tracker.{key}") == value for key, value in params.items())
+    ]
+    assert len(set(found)) == 1, (metric, params, found)
+    return found[0]
+
+
+def otb(
+    names: Sequence[str],
+    phase: str,
+    branches: str = CLS_ALONE,
+    window: str = "0.4",
+) -> str:
+    """AUC of the trackers of several seeds, from their sequences."""
+    return figure([statistics.mean(sequences(name, phase, branches, window)) for name in names])
+
+
+def sequences(name: str, phase: str, branches: str, window: str) -> list[float]:
+    start = f"otb100_sequences/{name}__{phase}"
+    metrics = {
+        metric
+        for run in RUNS
+        for metric in run.metrics
+        if metric.startswith(f"{start}/") and metric.endswith("/auc")
+    }
+    assert len(metrics) == 8, (start, metrics)
+    return [
+        the_value(metric, update_branches=branches, window_weight=window)
+        for metric in sorted(metrics)
+    ]
+
+
+def pairs(names: Sequence[str], subset: str, step: int, rates: str = "learned") -> str:
+    """Overlap at the peak after so many steps."""
+    (run,) = [
+        run for run in RUNS if run.tags["kind"] == "pair_tasks" and run.params["num_steps"] == "5"
+    ]
+    return figure([_pair_curve(run, name, rates, subset)[step] for name in names])
+
+
+def _pair_curve(run: ReferenceRun, name: str, rates: str, subset: str) -> dict[int, float]:
+    first = run.name == f"pair tasks {name}" and rates == "learned"
+    start = "pair_tasks/" if first else f"pair_tasks/{name}__{rates.replace(' ', '_')}"
+    (curve,) = [
+        points
+        for metric, points in run.metrics.items()
+        if metric.startswith(start)
+        and metric.endswith("/iou")
+        and (metric.count("/") == (1 if first else 2) + subset.count("/"))
+        and (metric.endswith(f"/{subset}iou"))
+    ]
+    return dict(curve)
+
+
+def validated(name: str) -> list[str]:
+    """A short training's held-out overlaps, as README's table of open points gives them."""
+    (run,) = [run for run in RUNS if run.name == f"cell-{name}"]
+    names = [f"val/{subset}iou_{step}" for subset in ("", "look_alike_") for step in (0, 4)]
+    return [figure([run.last(each)]) for each in names]
+
+
+def table(title: str) -> dict[str, list[str]]:
+    """The rows under a header line that begins so; bold, and the label's own column, taken off."""
+    lines = README.splitlines()
+    (start,) = [at for at, line in enumerate(lines) if line.startswith(title)]
+    rows: dict[str, list[str]] = {}
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        label, *cells = [
+            cell.strip().replace("**", "") for cell in line.strip().strip("|").split("|")
+        ]
+        rows[label] = cells
+    return rows
+
+
+def pair_row(names: Sequence[str], rates: str = "learned") -> list[str]:
+    return [pairs(names, subset, step, rates) for subset in (ALL, ALIKE) for step in (0, 5)]
+
+
+def test_pair_tasks() -> None:
+    assert table("| pair tasks |") == {
+        "FCOS-MAML, learned rates": pair_row(MAML),
+        "baseline, rate .001": pair_row(BASELINE, "initial"),
+        "baseline, its best constant": pair_row(BASELINE, "best constant"),
+        "FCOS-MAML, block-4 adapts too, one seed": pair_row(BLOCK4),
+        "Retina-MAML, one seed": pair_row(RETINA),
+    }
+
+
+def test_otb() -> None:
+    phases = ("before_adaptation", "after_adaptation", "online_updating")
+    constants = [f"BASE-CONST-{seed}" for seed in range(3)]
+    assert table("| OTB | before |") == {
+        "FCOS-MAML": [*(otb(MAML, each) for each in phases), otb(MAML, phases[2], BOTH_BRANCHES)],
+        "FCOS-MAML, without the cosine window, three seeds": [
+            *(otb(FEW_MAML, each, window="0.0") for each in phases[:2]),
+            "",
+            "",
+        ],
+        "baseline, rate .001": [
+            *(otb(BASELINE, each) for each in phases),
+            otb(BASELINE, phases[2], BOTH_BRANCHES),
+        ],
+        "baseline, its best constant": ["", otb(constants, phases[1]), "", ""],
+        "Retina-MAML, one seed": [*(otb(RETINA, each) for each in phases), ""],
+        "a box that never moves": ["", figure([the_value("otb100-8of100/Static_box/auc")]), "", ""],
+        **{
+            f"OpenCV's {name}": ["", figure([the_value(f"otb100-8of100/{name}/auc")]), "", ""]
+            for name in ("CSRT", "MIL", "KCF")
+        },
+    }
+
+
+def test_kernel_wise_rates() -> None:
+    rows = table("| Table 2, learned rates in |")
+    cells = [NONE, REG, CLS, MAML[:1]]
+    for label, subset in (("300 pair tasks, after", ALL), ("150 with a look-alike, after", ALIKE)):
+        assert rows[label] == [
+            pairs(NONE, subset, 5, "initial"),
+            pairs(NONE, subset, 5, "best constant"),
+            *(pairs(cell, subset, 5) for cell in cells[1:]),
+        ]
+    for label, phase in (
+        ("after five steps", "after_adaptation"),
+        ("updates of cls", "online_updating"),
+    ):
+        none, *others = [otb(cell, phase) for cell in cells]
+        assert rows[f"OTB, {label}"] == [none, "", *others]
+
+
+CELLS = {
+    "none": "start",
+    "block-4 adapts too": "adapts_block4",
+    "all negatives count": "all_negatives",
+    "score's weight 4": "cls_half",
+    "inner rates learned at 1e-4": "rates_third",
+    "block-4 learned at 3e-4": "block4_triple",
+    "block-4 frozen": "block4_frozen",
+    "heads of 128 channels": "fourfold_width",
+    "the heads' input as it is": "raw_input",
+}
+
+
+def test_open_points() -> None:
+    assert table("| change | before |") == {label: validated(name) for label, name in CELLS.items()}
+
+
+def test_table_3() -> None:
+    one = MAML[:1]
+    assert table("| Table 3, online updating |")["OTB"] == [
+        otb(one, "after_adaptation"),
+        otb(one, "online_updating"),
+        otb(one, "online_updating", BOTH_BRANCHES),
+    ]
+
+
+def test_ways_to_update() -> None:
+    (run,) = [run for run in RUNS if run.tags["kind"] == "update_variants"]
+    names = ("no_updates", "heads__cls")
+    none, cls = [figure([run.last(f"update_variants/{name}/auc")]) for name in names]
+    assert f"gave {none} without updates and {cls} with updates of cls" in " ".join(README.split())
+
+
+def trials(study: str, *cells: str, metric: str = "tracking/auc") -> list[str]:
+    """A metric of a study's cells, over their seeds."""
+    runs = [run for run in RUNS if run.tags.get("study") == study]
+    by_cell = [[run for run in runs if run.tags["cell"] == cell] for cell in cells]
+    return [figure([run.last(metric) for run in each]) for each in by_cell]
+
+
+def test_studies_on_synthetic_videos() -> None:
+    one = {label: cells[:2] for label, cells in table("| Table 1, updating off |").items()}
+    study = "ablation_maml"
+    assert one == {
+        "baseline": trials(study, "baseline_before", "baseline_after"),
+        "baseline, adapted at its best constant rate": [
+            "",
+            *trials(study, "baseline_after_best_rate"),
+        ],
+        "FCOS-MAML": trials(study, "maml_before", "maml_after"),
+    }
+    two = table("| Table 2, online updating |")
+    assert two["ours"] == trials("ablation_kllr", "none", "none_best_rate", "reg", "cls", "both")
+    three, cells = table("| Table 3 |"), ("none", "cls", "both", "both_every_5", "both_every_20")
+    assert three["AUC"] == trials("ablation_online_update", *cells)
+    found = [
+        run.last("tracking/fps")
+        for cell in cells
+        for run in RUNS
+        if run.tags.get("study") == "ablation_online_update" and run.tags["cell"] == cell
+    ]
+    assert three["frames a second, ours on one core"] == [f"{fps:.0f}" for fps in found]
+
+
+def test_searches_on_synthetic_videos() -> None:
+    text = " ".join(README.split())
+    best, second, start = trials("search_tracker", "best1", "best2", "start")
+    said = f"have {best} and {second} on the report's, the starting point {start}"
+    assert said in text
+    best, start = trials("search_inner_loop", "best1", "start")
+    assert f"the best has {best} on the report's sequences, the starting point {start}" in text
+
+
+def test_quickstart() -> None:
+    runs = {run.params["seed"]: run for run in RUNS if run.tags.get("preset") == "quickstart"}
+    rows = {
+        "FCOS-MAML, before adaptation": "synthetic/FCOS-MAML__before_adaptation/auc",
+        "FCOS-MAML, after five steps on the first frame": "synthetic/auc",
+        "FCOS-MAML, with online updating": "synthetic/FCOS-MAML__online_updating/auc",
+    }
+    said = table("| tracker | seed 0 |")
+    for label, metric in rows.items():
+        values = [runs[str(seed)].last(metric) for seed in range(3)]
+        assert said[label] == [
+            *(figure([value]) for value in values),
+            figure([statistics.mean(values)]),
+        ]
+    static = {run.last("synthetic/Static_box/auc") for run in runs.values()}
+    assert said["a box that never moves"][-1] == figure([*static])
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_each_run_says_what_it_was(run: ReferenceRun) -> None:
+    assert run.params and run.metrics
+    assert run.tags["kind"] in KINDS

@@ -28,7 +28,7 @@ class TrackerConfig:
     update_adapts: Adapts | None = "head"
     """The part that an online update changes: ``head`` leaves block-4 as the first frame made it,
     at the learned rates with 0 for those below; None: all that the first frame changes. Not in the
-    paper, which does not say: on real video updates of block-4 do harm (README)."""
+    paper, which does not say: at an earlier revision updates of block-4 did harm on real video."""
 
     min_score: float = 0.1
     """Where all raw scores are below, the last box is kept (line 6)."""

@@ -64,8 +64,8 @@ SMALL_TRAINING = TrainConfig(
     checkpoint_every=100,
     log_every=10,
 )
-"""A small pool of real videos, on one GPU, or for days on a CPU. README, "What the paper leaves
-open", gives the figures behind it."""
+"""A small pool of real videos, on one GPU, or for days on a CPU. README says what it gives
+there, and what else was tried."""
 
 
 def with_each_detector(trainings: Mapping[str, TrainConfig]) -> dict[str, TrainConfig]:

@@ -1,5 +1,6 @@
 """README's tables say what the MLflow runs in `reference_runs.json` hold."""
 
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from eval_jobs.reference_runs import ReferenceRun, read_runs
+from search_spaces.comparison import mean_and_spread
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 RUNS = read_runs()
@@ -22,47 +24,33 @@ BOTH_BRANCHES, CLS_ALONE = "('cls', 'reg')", "('cls',)"
 
 def figure(values: Sequence[float]) -> str:
     """A mean as README writes it, with the standard deviation where there are several."""
-    texts = [f"{statistics.mean(values):.3f}"]
-    if len(values) > 1:
-        texts.append(f"{statistics.stdev(values):.3f}")
-    return " ± ".join(text.removeprefix("0") for text in texts)
+    return re.sub(r"\b0\.", ".", mean_and_spread(values))
 
 
-def the_value(metric: str, **params: str) -> float:
-    """The only value of a metric among the runs whose tracker had these settings."""
-    found = [
-        run.last(metric)
-        for run in RUNS
-        if metric in run.metrics
-        and all(run.params.get(f"tracker.{key}") == value for key, value in params.items())
-    ]
-    assert len(set(found)) == 1, (metric, params, found)
-    return found[0]
+def opponent(name: str) -> str:
+    """AUC of a tracker that is none of ours, the same in each run that has it."""
+    metric = f"otb100-8of100/{name}/auc"
+    (value,) = {run.last(metric) for run in RUNS if metric in run.metrics}
+    return figure([value])
 
 
-def otb(
-    names: Sequence[str],
-    phase: str,
-    branches: str = CLS_ALONE,
-    window: str = "0.4",
-) -> str:
+def otb(names: Sequence[str], phase: str, branches: str = CLS_ALONE, window: str = "0.4") -> str:
     """AUC of the trackers of several seeds, from their sequences."""
     return figure([statistics.mean(sequences(name, phase, branches, window)) for name in names])
 
 
 def sequences(name: str, phase: str, branches: str, window: str) -> list[float]:
-    start = f"otb100_sequences/{name}__{phase}"
-    metrics = {
-        metric
+    """AUC of one tracker on each of the eight."""
+    settings = {"tracker.update_branches": branches, "tracker.window_weight": window}
+    found = {
+        metric: run.last(metric)
         for run in RUNS
+        if settings.items() <= run.params.items()
         for metric in run.metrics
-        if metric.startswith(f"{start}/") and metric.endswith("/auc")
+        if re.fullmatch(rf"otb100_sequences/{name}__{phase}/[^/]+/auc", metric)
     }
-    assert len(metrics) == 8, (start, metrics)
-    return [
-        the_value(metric, update_branches=branches, window_weight=window)
-        for metric in sorted(metrics)
-    ]
+    assert len(found) == 8, (name, phase, list(found))
+    return list(found.values())
 
 
 def pairs(names: Sequence[str], subset: str, step: int, rates: str = "learned") -> str:
@@ -70,21 +58,15 @@ def pairs(names: Sequence[str], subset: str, step: int, rates: str = "learned") 
     (run,) = [
         run for run in RUNS if run.tags["kind"] == "pair_tasks" and run.params["num_steps"] == "5"
     ]
-    return figure([_pair_curve(run, name, rates, subset)[step] for name in names])
-
-
-def _pair_curve(run: ReferenceRun, name: str, rates: str, subset: str) -> dict[int, float]:
-    first = run.name == f"pair tasks {name}" and rates == "learned"
-    start = "pair_tasks/" if first else f"pair_tasks/{name}__{rates.replace(' ', '_')}"
-    (curve,) = [
-        points
-        for metric, points in run.metrics.items()
-        if metric.startswith(start)
-        and metric.endswith("/iou")
-        and (metric.count("/") == (1 if first else 2) + subset.count("/"))
-        and (metric.endswith(f"/{subset}iou"))
-    ]
-    return dict(curve)
+    values = []
+    for name in names:
+        is_first = run.name == f"pair tasks {name}"  # whose metrics have the short names
+        own = "" if is_first else rf"{name}__{rates.replace(' ', '_')}[^/]*/"
+        (metric,) = [
+            each for each in run.metrics if re.fullmatch(f"pair_tasks/{own}{subset}iou", each)
+        ]
+        values.append(run.metrics[metric][step])
+    return figure(values)
 
 
 def validated(name: str) -> list[str]:
@@ -139,11 +121,8 @@ def test_otb() -> None:
         ],
         "baseline, its best constant": ["", otb(constants, phases[1]), "", ""],
         "Retina-MAML, one seed": [*(otb(RETINA, each) for each in phases), ""],
-        "a box that never moves": ["", figure([the_value("otb100-8of100/Static_box/auc")]), "", ""],
-        **{
-            f"OpenCV's {name}": ["", figure([the_value(f"otb100-8of100/{name}/auc")]), "", ""]
-            for name in ("CSRT", "MIL", "KCF")
-        },
+        "a box that never moves": ["", opponent("Static_box"), "", ""],
+        **{f"OpenCV's {name}": ["", opponent(name), "", ""] for name in ("CSRT", "MIL", "KCF")},
     }
 
 

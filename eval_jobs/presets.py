@@ -18,7 +18,9 @@ _KINDS = {
             evaluation=EvaluationConfig(
                 benchmark="otb100",
                 partial=True,
-                tracker=TrackerConfig(update_branches=("cls",)),  # both would harm it (README)
+                tracker=TrackerConfig(  # what paid on held-out videos (README)
+                    update_branches=("cls",), update_triggers=("distractor",)
+                ),
             )
         ),
     ),

@@ -205,8 +205,11 @@ class OnlineTracker:
             return False
         if self._frame_number - self._last_update < config.min_update_gap_frames:
             return False
-        if self._frame_number % config.update_interval_frames == 0:
+        is_on_interval = self._frame_number % config.update_interval_frames == 0
+        if is_on_interval and "interval" in config.update_triggers:
             return True
+        if "distractor" not in config.update_triggers:
+            return False
         ratio = distractor_ratio(
             scores,
             winner,

@@ -2,10 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from eval_jobs.update_rule import DriftConfig
 from meta_train.detectors.backbone import BRANCHES, Branch
 from meta_train.detectors.network import Adapts
+
+UpdateTrigger = Literal["interval", "distractor"]
+"""What may ask for an online update (line 14)."""
+
+UPDATE_TRIGGERS: tuple[UpdateTrigger, ...] = ("interval", "distractor")
+"""All of them, as in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +26,12 @@ class TrackerConfig:
     """Gradient steps of an online update (line 15). 0 updates never."""
 
     update_interval_frames: int | None = 10
-    """An update is due on every frame whose number, from 1, is a multiple of this (line 14). None
-    switches online updating off, also on distractors."""
+    """An update is due on every frame whose number, from 1, is a multiple of this (line 14), if
+    ``update_triggers`` has the interval. None switches online updating off, also on distractors."""
+
+    update_triggers: tuple[UpdateTrigger, ...] = UPDATE_TRIGGERS
+    """What asks for an online update (line 14). Not in the paper: one alone; ``distractor`` learns
+    only where something else looks like the target, and so not its own results all along."""
 
     update_branches: tuple[Branch, ...] = BRANCHES
     """The branches that an online update adapts; the first frame adapts both."""
@@ -82,10 +93,11 @@ class TrackerConfig:
                 "drift.relearn takes the first frame's steps again: first_frame_steps must be at "
                 "least 1, got 0"
             )
-        if not self.update_branches or not set(self.update_branches) <= set(BRANCHES):
-            raise ValueError(
-                f"update_branches must be one or both of {BRANCHES}, got {self.update_branches}"
-            )
+        choices = {"update_branches": BRANCHES, "update_triggers": UPDATE_TRIGGERS}
+        for name, known in choices.items():
+            chosen = getattr(self, name)
+            if not chosen or not set(chosen) <= set(known):
+                raise ValueError(f"{name} must be one or both of {known}, got {chosen}")
         shares = {"window_weight": self.window_weight, "shape_rate": self.shape_rate}
         for name, share in shares.items():
             if not 0 <= share <= 1:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
+from eval_jobs.tracker_config import UPDATE_TRIGGERS
 from meta_train.gamma_schedule import GammaConfig
 from search_spaces.branch_names import NAMED_BRANCHES
 from search_spaces.measures import LOSS_RATIO, benchmark_measures
@@ -86,7 +87,11 @@ def configure(choice: InnerLoopChoice, base: PipelineConfig) -> PipelineConfig:
     evaluation = replace(
         base.evaluation,
         phases=("after",) if interval is None else ("online",),
-        tracker=replace(base.evaluation.tracker, update_interval_frames=interval),
+        tracker=replace(
+            base.evaluation.tracker,
+            update_interval_frames=interval,
+            update_triggers=UPDATE_TRIGGERS,  # else the interval would ask for nothing
+        ),
         references=False,
     )
     return replace(base, train=train, evaluation=evaluation)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.published import published_figures
+from eval_jobs.tracker_config import UPDATE_TRIGGERS
 from search_spaces.branch_names import NAMED_BRANCHES
 from search_spaces.measures import SPEED, benchmark_measures
 from search_spaces.study import Cell, Study, grid
@@ -43,7 +44,7 @@ CELLS = (
 
 
 def configure(choice: OnlineUpdateChoice, base: PipelineConfig) -> PipelineConfig:
-    """The base with these online updates; its training is the same for all choices."""
+    """The base with these online updates, asked for as in the paper; all share its training."""
     evaluation = base.evaluation
     if choice.branches == "none":
         tracker = replace(evaluation.tracker, update_interval_frames=None)
@@ -53,6 +54,7 @@ def configure(choice: OnlineUpdateChoice, base: PipelineConfig) -> PipelineConfi
             evaluation.tracker,
             update_interval_frames=choice.interval_frames,
             update_branches=NAMED_BRANCHES[choice.branches],
+            update_triggers=UPDATE_TRIGGERS,
         )
         evaluation = replace(evaluation, phases=("online",), tracker=tracker)
     return replace(base, evaluation=replace(evaluation, references=False))

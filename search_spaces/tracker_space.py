@@ -5,13 +5,19 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from eval_jobs.pipeline import PipelineConfig
-from eval_jobs.tracker_config import TrackerConfig
+from eval_jobs.tracker_config import UPDATE_TRIGGERS, TrackerConfig, UpdateTrigger
 from search_spaces.branch_names import NAMED_BRANCHES
 from search_spaces.measures import SPEED, benchmark_measures
 from search_spaces.search import Interval, Options, Search, Space
 from search_spaces.sequence_parts import TuningConfig
 
 _USUAL = TrackerConfig()
+
+NAMED_TRIGGERS: dict[str, tuple[UpdateTrigger, ...]] = {
+    "distractor": ("distractor",),
+    "both": UPDATE_TRIGGERS,
+}
+"""What asks for an update, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +67,9 @@ class TrackerChoice:
     update_branches: Literal["cls", "both"] = "both"
     """The branches that an update adapts."""
 
+    update_triggers: Literal["distractor", "both"] = "both"
+    """What asks for an update: distractors alone, or the interval, too."""
+
 
 SPACE: Space = {
     "penalty_strength": Interval(low=0.0, high=0.5),
@@ -77,6 +86,7 @@ SPACE: Space = {
     "pull_back": Interval(low=0.0, high=0.5),
     "relearn": Options(values=(False, True)),
     "update_branches": Options(values=("cls", "both")),
+    "update_triggers": Options(values=("distractor", "both")),
 }
 """What each knob may be."""
 
@@ -95,6 +105,7 @@ Knob = Literal[
     "pull_back",
     "relearn",
     "update_branches",
+    "update_triggers",
 ]
 """Names of `SPACE`, for the command line."""
 
@@ -117,6 +128,7 @@ def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
             tracker,
             min_update_gap_frames=choice.min_update_gap_frames,
             update_branches=NAMED_BRANCHES[choice.update_branches],
+            update_triggers=NAMED_TRIGGERS[choice.update_triggers],
             drift=replace(
                 tracker.drift,
                 min_update_score=choice.min_update_score or None,
@@ -135,9 +147,12 @@ def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
 
 
 def starting_choice(base: PipelineConfig) -> TrackerChoice:
-    """The paper's constants, updating the branches that the base updates."""
-    is_cls = base.evaluation.tracker.update_branches == ("cls",)
-    return TrackerChoice(update_branches="cls" if is_cls else "both")
+    """The paper's constants, updating the branches that the base updates, when the base does."""
+    tracker = base.evaluation.tracker
+    return TrackerChoice(
+        update_branches="cls" if tracker.update_branches == ("cls",) else "both",
+        update_triggers="distractor" if tracker.update_triggers == ("distractor",) else "both",
+    )
 
 
 def tracker_search(

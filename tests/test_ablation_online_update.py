@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eval_jobs.presets import PRESETS
+from eval_jobs.tracker_config import UPDATE_TRIGGERS
 from meta_train.train_config import fingerprint
 from search_spaces.ablation_online_update import OnlineUpdateOptions, study_of
 from search_spaces.online_update_cells import CELLS, online_update_study
@@ -32,14 +33,18 @@ def test_all_rows_track_with_one_detector_the_quickstarts() -> None:
 
 
 def test_rows_differ_in_what_is_updated_and_how_often() -> None:
-    study = online_update_study(base_config(OPTIONS), OPTIONS.seeds)
+    small = PRESETS["small"][1].evaluation.tracker
+    base = base_config(OPTIONS)
+    base = replace(base, evaluation=replace(base.evaluation, tracker=small))
+    study = online_update_study(base, OPTIONS.seeds)
     found = {}
     for variant in study.variants:
         tracker, phases = variant.config.evaluation.tracker, variant.config.evaluation.phases
+        assert tracker.update_triggers == UPDATE_TRIGGERS  # though `small` has distractors alone
         found[variant.cell] = (phases, tracker.update_interval_frames, tracker.update_branches)
     both = ("cls", "reg")
+    assert found.pop("none")[:2] == (("after",), None)
     assert found == {
-        "none": (("after",), None, both),
         "cls": (("online",), 10, ("cls",)),
         "both": (("online",), 10, both),
         "both_every_5": (("online",), 5, both),

@@ -271,6 +271,25 @@ def test_distractor_asks_for_an_update(start: Callable[..., Run]) -> None:
     assert len(run.descents) == 3
 
 
+def test_updates_can_be_asked_for_by_distractors_alone(start: Callable[..., Run]) -> None:
+    run = start(update_interval_frames=2, update_triggers=("distractor",))
+    for _ in range(4):
+        run.follow(BOX)
+    assert len(run.descents) == 1
+    run.detector.distractor = 0.9
+    run.follow(BOX)
+    run.follow(BOX)
+    assert len(run.descents) == 3
+
+
+def test_updates_can_be_asked_for_by_the_interval_alone(start: Callable[..., Run]) -> None:
+    run = start(update_triggers=("interval",))
+    run.detector.distractor = 0.9
+    for _ in range(20):
+        run.follow(BOX)
+    assert len(run.descents) - 1 == 2
+
+
 def test_updates_keep_their_distance_where_asked(start: Callable[..., Run]) -> None:
     run = start(min_update_gap_frames=5)
     run.detector.distractor = 0.9
@@ -438,6 +457,7 @@ def test_online_updates_that_diverged_are_undone(branch: str) -> None:
         ({"first_frame_steps": -1}, "first_frame_steps must not be negative"),
         ({"update_interval_frames": 0}, "None for no online updating"),
         ({"update_branches": ()}, "update_branches must be"),
+        ({"update_triggers": ()}, "update_triggers must be one or both of"),
         ({"window_weight": 1.5}, r"window_weight must lie in \[0, 1\]"),
         ({"max_support": 2}, "max_support must be at least 3"),
         ({"min_update_gap_frames": 0}, "min_update_gap_frames must be at least 1"),

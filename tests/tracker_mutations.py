@@ -231,7 +231,21 @@ MUTATIONS = (
         "14",
         "no update at the interval",
         TRACKER,
-        "if self._frame_number % config.update_interval_frames == 0:",
+        'if is_on_interval and "interval" in config.update_triggers:',
+        "if False:",
+    ),
+    Mutation(
+        "14",
+        "an update at the interval that nobody asked for",
+        TRACKER,
+        'if is_on_interval and "interval" in config.update_triggers:',
+        "if is_on_interval:",
+    ),
+    Mutation(
+        "14",
+        "an update on distractors that nobody asked for",
+        TRACKER,
+        'if "distractor" not in config.update_triggers:',
         "if False:",
     ),
     Mutation(

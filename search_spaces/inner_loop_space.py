@@ -83,14 +83,15 @@ def configure(choice: InnerLoopChoice, base: PipelineConfig) -> PipelineConfig:
             include_step_0=choice.include_step_0,
         ),
     )
-    interval = choice.update_interval_frames or None
+    tracker, interval = base.evaluation.tracker, choice.update_interval_frames or None
     evaluation = replace(
         base.evaluation,
         phases=("after",) if interval is None else ("online",),
         tracker=replace(
-            base.evaluation.tracker,
+            tracker,
             update_interval_frames=interval,
-            update_triggers=UPDATE_TRIGGERS,  # else the interval would ask for nothing
+            # Where the base has distractors alone, the interval would ask for nothing.
+            update_triggers=UPDATE_TRIGGERS if interval else tracker.update_triggers,
         ),
         references=False,
     )

@@ -6,6 +6,7 @@ from typing import Literal
 from eval_jobs.constant_rates import CONSTANT_RATES
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.published import published_figures
+from eval_jobs.tracker_config import UPDATE_TRIGGERS
 from search_spaces.branch_names import NAMED_BRANCHES
 from search_spaces.measures import LOSS_RATIO, benchmark_measures
 from search_spaces.sequence_parts import TuningConfig
@@ -49,12 +50,15 @@ with the best of several (not in the paper, whose figures stand beside both)."""
 
 
 def configure(choice: KernelRatesChoice, base: PipelineConfig) -> PipelineConfig:
-    """The base with learned rates in these branches, and online updating as in Table 2."""
+    """The base with learned rates in these branches; online updates are asked for as in the paper,
+    and change the branches that the base updates.
+    """
     rates = replace(base.train.rates, learned_in=NAMED_BRANCHES[choice.kllr])
+    tracker = replace(base.evaluation.tracker, update_triggers=UPDATE_TRIGGERS)
     return replace(
         base,
         train=replace(base.train, rates=rates),
-        evaluation=replace(base.evaluation, phases=("online",), references=False),
+        evaluation=replace(base.evaluation, phases=("online",), tracker=tracker, references=False),
     )
 
 

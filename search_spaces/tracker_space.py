@@ -14,6 +14,7 @@ from search_spaces.sequence_parts import TuningConfig
 _USUAL = TrackerConfig()
 
 NAMED_TRIGGERS: dict[str, tuple[UpdateTrigger, ...]] = {
+    "interval": ("interval",),
     "distractor": ("distractor",),
     "both": UPDATE_TRIGGERS,
 }
@@ -67,8 +68,8 @@ class TrackerChoice:
     update_branches: Literal["cls", "both"] = "both"
     """The branches that an update adapts."""
 
-    update_triggers: Literal["distractor", "both"] = "both"
-    """What asks for an update: distractors alone, or the interval, too."""
+    update_triggers: Literal["interval", "distractor", "both"] = "both"
+    """What asks for an update; where distractors alone do, the interval counts nothing but 0."""
 
 
 SPACE: Space = {
@@ -86,7 +87,7 @@ SPACE: Space = {
     "pull_back": Interval(low=0.0, high=0.5),
     "relearn": Options(values=(False, True)),
     "update_branches": Options(values=("cls", "both")),
-    "update_triggers": Options(values=("distractor", "both")),
+    "update_triggers": Options(values=tuple(NAMED_TRIGGERS)),
 }
 """What each knob may be."""
 
@@ -124,11 +125,14 @@ def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
         update_interval_frames=choice.update_interval_frames or None,
     )
     if choice.update_interval_frames:  # else how it would update makes no other tracker
+        triggers = NAMED_TRIGGERS[choice.update_triggers]
+        interval = choice.update_interval_frames if "interval" in triggers else None
         tracker = replace(
             tracker,
+            update_interval_frames=interval or _USUAL.update_interval_frames,
             min_update_gap_frames=choice.min_update_gap_frames,
             update_branches=NAMED_BRANCHES[choice.update_branches],
-            update_triggers=NAMED_TRIGGERS[choice.update_triggers],
+            update_triggers=triggers,
             drift=replace(
                 tracker.drift,
                 min_update_score=choice.min_update_score or None,
@@ -147,11 +151,15 @@ def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
 
 
 def starting_choice(base: PipelineConfig) -> TrackerChoice:
-    """The paper's constants, updating the branches that the base updates, when the base does."""
+    """The paper's constants, but the base's branches and triggers of updates."""
     tracker = base.evaluation.tracker
+    (triggers,) = [
+        name for name, each in NAMED_TRIGGERS.items() if set(each) == set(tracker.update_triggers)
+    ]
+    is_cls = tracker.update_branches == ("cls",)
     return TrackerChoice(
-        update_branches="cls" if tracker.update_branches == ("cls",) else "both",
-        update_triggers="distractor" if tracker.update_triggers == ("distractor",) else "both",
+        update_branches="cls" if is_cls else "both",
+        update_triggers=triggers,  # type: ignore[arg-type]
     )
 
 

@@ -40,7 +40,8 @@ def test_rows_differ_in_what_is_updated_and_how_often() -> None:
     found = {}
     for variant in study.variants:
         tracker, phases = variant.config.evaluation.tracker, variant.config.evaluation.phases
-        assert tracker.update_triggers == UPDATE_TRIGGERS  # though `small` has distractors alone
+        if "online" in phases:  # though `small` has distractors alone
+            assert tracker.update_triggers == UPDATE_TRIGGERS
         found[variant.cell] = (phases, tracker.update_interval_frames, tracker.update_branches)
     both = ("cls", "reg")
     assert found.pop("none")[:2] == (("after",), None)

@@ -15,6 +15,7 @@ from data_pipeline.manifest import read_manifest, write_manifest
 from data_pipeline.synthetic_scenes import SyntheticConfig
 from eval_jobs.pipeline import PipelineConfig
 from eval_jobs.presets import PRESETS
+from eval_jobs.tracker_config import UPDATE_TRIGGERS
 from meta_train.run_log import MlflowConfig
 from meta_train.train_config import TrainConfig
 from search_spaces import search_inner_loop, search_tracker, tune_search
@@ -256,6 +257,9 @@ def test_every_knob_of_the_inner_loop_alone_and_jointly_makes_valid_configs() ->
     assert config.train.inner_loop.num_steps == 2 and config.train.rates.learned_in == ("cls",)
     assert config.evaluation.phases == ("after",)
     assert config.train.gammas.annealing_epochs == 1.5
+    small = replace(base, evaluation=PRESETS["small"][1].evaluation)  # distractors alone
+    every_5 = replace(search, base=small).config({"update_interval_frames": 5}).evaluation.tracker
+    assert every_5.update_interval_frames == 5 and every_5.update_triggers == UPDATE_TRIGGERS
 
 
 def test_the_trackers_constants_change_no_training() -> None:
@@ -279,6 +283,8 @@ def test_the_trackers_constants_change_no_training() -> None:
     assert updates.drift.relearn and updates.update_branches == ("cls",)
     without = {"update_interval_frames": 0}
     assert search.config(without | {"relearn": True, "pull_back": 0.2}) == search.config(without)
+    alone = {"update_triggers": "distractor"}
+    assert search.config(alone | {"update_interval_frames": 40}) == search.config(alone)
     small = replace(base, evaluation=PRESETS["small"][1].evaluation)  # which updates cls
     start = replace(search, base=small, start=starting_choice(small)).config({})
     assert start.evaluation.tracker == small.evaluation.tracker

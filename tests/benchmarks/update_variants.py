@@ -70,8 +70,10 @@ def there_and_back(track: Track, *, rounds: int, stride: int, part: float) -> It
     count = len(track)
     for order in (range(0, count, stride), range(count - 1, -1, -stride)):
         frames = list(order)
-        while not np.isfinite(track.boxes[frames[0]]).all():
+        while frames and not np.isfinite(track.boxes[frames[0]]).all():
             frames = frames[1:]
+        if not frames:
+            raise ValueError(f"{track.video}: no frame that is played has a box; lower --stride")
         frames += frames[-2::-1]
         frames += frames[1:] * (rounds - 1)
         yield replace(

@@ -126,10 +126,10 @@ def configure(choice: TrackerChoice, base: PipelineConfig) -> PipelineConfig:
     )
     if choice.update_interval_frames:  # else how it would update makes no other tracker
         triggers = NAMED_TRIGGERS[choice.update_triggers]
-        interval = choice.update_interval_frames if "interval" in triggers else None
+        if "interval" not in triggers:  # nor does the interval, then
+            tracker = replace(tracker, update_interval_frames=_USUAL.update_interval_frames)
         tracker = replace(
             tracker,
-            update_interval_frames=interval or _USUAL.update_interval_frames,
             min_update_gap_frames=choice.min_update_gap_frames,
             update_branches=NAMED_BRANCHES[choice.update_branches],
             update_triggers=triggers,

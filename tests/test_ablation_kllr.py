@@ -8,7 +8,8 @@ from typing import Any, get_args
 import pytest
 
 from eval_jobs.presets import PRESETS
-from search_spaces.kernel_rates_cells import CELLS, kernel_rates_study
+from eval_jobs.tracker_config import UPDATE_TRIGGERS
+from search_spaces.kernel_rates_cells import CELLS, KernelRatesChoice, configure, kernel_rates_study
 from search_spaces.plan import SLIM_NETWORK, plan_text, tracking_seconds
 from search_spaces.study import Study, trials
 from search_spaces.study_options import (
@@ -69,6 +70,13 @@ def test_table_2_is_with_online_updating_of_both_branches() -> None:
         assert evaluation.phases == ("online",)
         assert evaluation.tracker.update_interval_frames == 10
         assert evaluation.tracker.update_branches == ("cls", "reg")
+
+
+def test_table_2_asks_for_updates_as_the_paper_does_whatever_the_preset() -> None:
+    small = PRESETS["small"][1]
+    assert small.evaluation.tracker.update_triggers == ("distractor",)
+    config = configure(KernelRatesChoice(kllr="cls"), small)
+    assert config.evaluation.tracker.update_triggers == UPDATE_TRIGGERS
 
 
 def test_the_papers_figures_stand_in_columns_of_their_own() -> None:
